@@ -1,0 +1,283 @@
+"""Train the embedded latent model: transform and context model together, on chains of decoded frames.
+
+    python scripts/prepare.py data ../shared/train ../shared/train2
+    python scripts/train.py data --out run --minutes 90                      from nothing
+    python scripts/train.py data --out run --minutes 90 --start run/last.pt  go on
+
+Needs torch, numpy and OpenCV. Every step takes crops of a few consecutive frames (or a photograph), codes the first
+as a key frame and the others against the decoded frame before, warped along the prepared motion, at a random
+quantiser step, and descends on SSE + lambda * bits with lambda = 0.12 step^2. Rounding passes gradients straight
+through to the distortion and is noise to the rate; the context model trains with the integers it codes with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from sdvideo import context as ctx
+from sdvideo.embedded import CHANNELS, Transform, from_patches, to_patches
+from sdvideo.motion import compensate
+
+LAMBDA = 0.12
+
+
+def load(folder: Path, hold_back: int) -> tuple[list, list]:
+    """[(planes, motion)] for training, and every `hold_back`-th of them for judging."""
+    shots = []
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path) as arrays:
+            shots.append((arrays["planes"], arrays["motion"]))
+    return [s for i, s in enumerate(shots) if i % hold_back], shots[::hold_back]
+
+
+def crop(shot, rng: np.random.Generator, size: int, length: int):
+    """A random chain from a shot: y uint8 [T, s, s], u and v [T, s/2, s/2], motion [T - 1, 2, s/16, s/16]."""
+    planes, motion = shot
+    height, width = planes.shape[1] * 2 // 3, planes.shape[2]
+    first = rng.integers(len(planes) - length + 1)
+    y0 = rng.integers((height - size) // 16 + 1) * 16
+    x0 = rng.integers((width - size) // 16 + 1) * 16
+    chosen = planes[first : first + length]
+    chroma = chosen[:, height:].reshape(length, 2, height // 2, width // 2)
+    chroma = chroma[:, :, y0 // 2 : (y0 + size) // 2, x0 // 2 : (x0 + size) // 2]
+    y = chosen[:, y0 : y0 + size, x0 : x0 + size]
+    field = motion[first : first + length - 1, :, y0 // 16 : (y0 + size) // 16, x0 // 16 : (x0 + size) // 16]
+    return y, chroma[:, 0], chroma[:, 1], field
+
+
+def patches_of(chains, t: int) -> torch.Tensor:
+    y, u, v = (torch.from_numpy(np.stack([c[k][t] for c in chains])).float() for k in range(3))
+    return to_patches(y, u, v)
+
+
+def predict(decoded: torch.Tensor, fields: list[np.ndarray]) -> torch.Tensor:
+    """Decoded patches [B, 96, h, w] -> the next prediction, each crop warped by its field."""
+    planes = [plane.round().to(torch.uint8).numpy() for plane in from_patches(decoded)]
+    warped = [
+        np.stack([compensate(p, f, 16 if k == 0 else 8) for p, f in zip(plane, fields)]) for k, plane in enumerate(planes)
+    ]
+    return to_patches(*(torch.from_numpy(w).float() for w in warped))
+
+
+def laplace_bits(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Bits of values (integers, or blurred by uniform noise) under the Laplace distribution of each table index."""
+    b = (ctx.FINEST / math.sqrt(2)) * torch.exp2(0.2 * index)
+    size = values.abs()
+    # Each branch is kept inside its own range: an infinity in the one not taken would still poison the gradient.
+    outer, inner = size.clamp(min=0.5), size.clamp(max=0.5)
+    tail = -(outer - 0.5) / b + torch.log(-torch.expm1(-1 / b)) - math.log(2)
+    middle = torch.log((1 - 0.5 * (torch.exp(-(0.5 - inner) / b) + torch.exp(-(0.5 + inner) / b))).clamp_min(1e-9))
+    return torch.where(size >= 0.5, tail, middle).clamp_min(-40) * (-1 / math.log(2))
+
+
+def both_bits(symbols: torch.Tensor, noisy: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The bits of the symbols, with two gradients: the context model's by the symbols, the transform's by the noise."""
+    index = index.clamp(0, ctx.TABLES - 1)
+    exact, smooth = laplace_bits(symbols, index), laplace_bits(noisy, index.detach())
+    return exact + smooth - smooth.detach()
+
+
+def rate(model: ctx.ContextModel, symbols, noisy, previous, key: bool, step_input: float) -> torch.Tensor:
+    """Bits per position of a batch of frames, all passes at once, float32 [B, h, w].
+
+    symbols, noisy: [B, h, w, 384], as coded, and with noise instead of rounding; previous: symbols of the frame
+    before, or None.
+    """
+    batch, rows, columns, _ = symbols.shape
+    symbols = symbols.detach()
+    if previous is None:
+        previous = torch.zeros_like(symbols)
+    before, before_bands = ctx.previous_features(previous)
+    before_box = ctx.box(before[..., : ctx.GROUPS[0]]).flatten(1, 2)
+    parts = [noisy.new_zeros(batch, rows * columns, ctx.GROUPS[0])]
+    flat, flat_noisy = symbols[..., :6].flatten(1, 2), noisy[..., :6].flatten(1, 2)
+    bits0 = parts[0]
+    for stage in range(len(ctx.LATTICES)):
+        at, near = ctx.lattice_positions(rows, columns, stage)
+        if not len(at):
+            continue
+        # Crops lie side by side as if they were one list of positions, each with its own neighbours.
+        nothing = batch * rows * columns
+        offset = torch.arange(batch)[:, None, None] * rows * columns
+        near_all = torch.where(near == rows * columns, nothing, near + offset).flatten(0, 1)
+        at_all = (at + offset[..., 0]).flatten()
+        index, expected = model.lattice(
+            flat.flatten(0, 1), before[..., :6].reshape(-1, 6), before_box.reshape(-1, 6), stage, at_all, near_all, key, step_input
+        )
+        expected = ctx._floor(expected)
+        bits = both_bits(flat.flatten(0, 1)[at_all] - expected, flat_noisy.flatten(0, 1)[at_all] - expected, index)
+        bits0 = bits0.index_put((torch.arange(batch).repeat_interleave(len(at)), at.repeat(batch)), bits)
+    total = bits0.sum(-1).view(batch, rows, columns)
+    magnitude = ctx.magnitudes(symbols)
+    for group in range(1, len(ctx.GROUPS)):
+        start, end = ctx.STARTS[group], ctx.STARTS[group + 1]
+        for phase in (0, 1):
+            here = ctx.checkerboard(rows, columns, phase)
+            known = magnitude[..., :end].clone()
+            known[..., start:end] *= ~here[..., None]
+            if not phase:
+                known[..., start:end] = 0
+            select = here.expand(batch, rows, columns)
+            index = model.group(known, before, before_bands, group, phase, select, key, step_input)
+            bits = both_bits(symbols[..., start:end][select], noisy[..., start:end][select], index).sum(-1)
+            total = total + torch.zeros_like(total).masked_scatter(select, bits)
+    return total
+
+
+def worth_coding(latent: torch.Tensor, symbols: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    """Blocks whose delta buys more than it costs, [B, 1, h, w]: the encoder's first guess."""
+    unit = latent / step[:, None, None, None]
+    gain = (unit**2 - (unit - symbols) ** 2).sum(1, keepdim=True)
+    cost = ((symbols != 0) * (5 + 1.5 * (symbols.abs() + 1e-9).log2().clamp_min(0))).sum(1, keepdim=True)
+    return (gain > LAMBDA * cost).float()
+
+
+def code(transform, context, source, prediction, step, previous):
+    """Code one batch of frames. Returns (decoded patches, symbols [B, h, w, 384], bits [B, h, w])."""
+    key = previous is None
+    latent = transform.analyse(source, prediction, step)
+    unit = latent / step[:, None, None, None]
+    # A dead zone like the one that choosing by rate and distortion will make.
+    symbols = unit + (unit.sign() * (unit.abs() + 0.35).floor() - unit).detach()
+    coded = torch.ones_like(unit[:, :1]) if key else worth_coding(latent, symbols, step).detach()
+    symbols = symbols * coded
+    noisy = (unit + torch.rand_like(unit) - 0.5) * coded
+    decoded = transform.synthesise(symbols * step[:, None, None, None], prediction, step, coded)
+    step_input = ctx.step_input(float(step[0]))
+    whole = symbols.detach().round().permute(0, 2, 3, 1)
+    bits = rate(context, whole, noisy.permute(0, 2, 3, 1), previous, key, step_input)
+    return decoded, whole, bits * torch.where(coded[:, 0] > 0, 1.0, 0.02)
+
+
+def learning_groups(transform, context) -> list[dict]:
+    """Each kind of parameter at its own pace: the KLT is nearly right, the biases of the context model are large."""
+    paces = {"linear": 0.2, "bias": 10.0, "table": 1.0, "network": 1.0}
+    kinds = {kind: [] for kind in paces}
+    for name, parameter in transform.named_parameters():
+        kinds["linear" if ".linear." in name else "network"].append(parameter)
+    for name, parameter in context.named_parameters():
+        kinds["bias" if name.endswith("bias") else "table"].append(parameter)
+    return [{"params": kinds[kind], "pace": pace, "lr": 0.0} for kind, pace in paces.items()]
+
+
+def klt(shots, rng) -> tuple[torch.Tensor, torch.Tensor]:
+    """The KLT of 16x16 patches, [384 basis vectors, 384], by falling variance, and the deviations [384]."""
+    total, count = torch.zeros(CHANNELS, CHANNELS, dtype=torch.float64), 0
+    for shot in shots:
+        height, width = shot[0].shape[1] * 2 // 3, shot[0].shape[2]
+        for _ in range(4):
+            chain = crop(shot, rng, min(height, width, 256) // 32 * 32, 1)
+            x = F.pixel_unshuffle(patches_of([chain], 0) - 128, 2)[0].flatten(1).double()
+            total, count = total + x @ x.T / x.shape[1], count + 1
+    values, vectors = torch.linalg.eigh(total)
+    return vectors.flip(1).T.float(), (values / count).flip(0).clamp_min(0.01).sqrt().float()
+
+
+@torch.no_grad()
+def judge(transform, context, shots, steps=(16.0, 32.0, 64.0)) -> dict:
+    """PSNR (YUV, all samples alike) and bits per pixel of key and predicted frames on held-back shots."""
+    result = {}
+    rng = np.random.default_rng(7)
+    chains = [crop(s, rng, 256, 3) for s in shots if len(s[0]) >= 3 and min(s[0].shape[1] * 2 // 3, s[0].shape[2]) >= 256]
+    for value in steps:
+        step = torch.full((len(chains),), value)
+        decoded = previous = None
+        for t, name in enumerate(("key", "first", "second")):
+            source = patches_of(chains, t)
+            p = torch.full_like(source, 128) if t == 0 else predict(decoded, [c[3][t - 1] for c in chains])
+            decoded, previous, bits = code(transform, context, source, p, step, previous)
+            mse = (decoded.round() - source).square().mean((1, 2, 3))
+            psnr = (10 * (255**2 / mse).log10()).mean()
+            result[f"{name}@{value:g}"] = (round(float(bits.mean() / 256), 4), round(float(psnr), 2))
+    return result
+
+
+@torch.no_grad()
+def checkpoint(transform, context, average, held_back, out: Path, row: dict) -> None:
+    """Save the averaged weights and log how they do; training goes on with its own."""
+    parameters = [*transform.parameters(), *context.parameters()]
+    own = [p.clone() for p in parameters]
+    torch._foreach_copy_(parameters, average)
+    torch.save({"transform": transform.state_dict(), "context": context.state_dict()}, out / "last.pt")
+    line = json.dumps(row | judge(transform, context, held_back))
+    torch._foreach_copy_(parameters, own)
+    print(line, flush=True)
+    with (out / "log.jsonl").open("a") as log:
+        print(line, file=log)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=90)
+    parser.add_argument("--start", type=Path)
+    parser.add_argument("--batch", type=int, default=6)
+    parser.add_argument("--crop", type=int, default=128)
+    parser.add_argument("--length", type=int, default=2)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(options.seed)
+    rng = np.random.default_rng(options.seed)
+    shots, held_back = load(options.data, 20)
+    moving = [s for s in shots if len(s[0]) >= options.length]
+    transform, context = Transform().to(memory_format=torch.channels_last), ctx.ContextModel()
+    if options.start:
+        state = torch.load(options.start, weights_only=True)
+        transform.load_state_dict(state["transform"])
+        context.load_state_dict(state["context"])
+    else:
+        basis, deviation = klt(shots, rng)
+        transform.start_from(basis)
+        context.start_from(deviation)
+    parameters = [*transform.parameters(), *context.parameters()]
+    optimiser = torch.optim.Adam(learning_groups(transform, context), betas=(0.9, 0.98))
+    average = [p.detach().clone() for p in parameters]
+    begin, next_judge, steps = time.monotonic(), 0.0, 0
+    while (elapsed := (time.monotonic() - begin) / 60) < options.minutes:
+        share = elapsed / options.minutes
+        warm = min(1, (steps + 1) / 200)
+        for group in optimiser.param_groups:
+            group["lr"] = options.rate * group["pace"] * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+        value = 2 ** rng.uniform(1, 3) if rng.random() < 0.08 else 2 ** rng.uniform(3, 6.8)
+        still = rng.random() < 0.3
+        count = options.batch * 2 if still else options.batch
+        pool = shots if still else moving
+        length = 1 if still else options.length
+        chains = [crop(pool[rng.integers(len(pool))], rng, options.crop, length) for _ in range(count)]
+        step = torch.full((count,), value)
+        decoded = previous = None
+        optimiser.zero_grad(set_to_none=True)
+        for t in range(length):
+            source = patches_of(chains, t).contiguous(memory_format=torch.channels_last)
+            p = torch.full_like(source, 128) if t == 0 else predict(decoded.detach(), [c[3][t - 1] for c in chains])
+            decoded, previous, bits = code(transform, context, source, p, step, previous)
+            pixels = options.crop**2
+            sse = (decoded - source).square().sum((1, 2, 3)).mean() / pixels
+            loss = (sse + LAMBDA * value**2 * bits.sum((1, 2)).mean() / pixels) / value**1.5
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        steps += 1
+        with torch.no_grad():
+            decay = min(0.999, steps / (steps + 50))
+            torch._foreach_mul_(average, decay)
+            torch._foreach_add_(average, parameters, alpha=1 - decay)
+        if elapsed >= next_judge:
+            next_judge = elapsed + 4
+            checkpoint(transform, context, average, held_back, options.out, {"minutes": elapsed, "steps": steps})
+    checkpoint(transform, context, average, held_back, options.out, {"minutes": elapsed, "steps": steps})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""The integer context model of the embedded latents: which probability table each symbol is coded with.
+
+Symbols are decoded in passes, coarse to fine; every pass looks at what the passes before it and the frame before it
+brought, and a small network turns that into a table index per symbol and, for the coarsest channels of key frames,
+into the value to expect. Its inputs are integers up to 127, its weights multiples of 1/64 up to 127/64, its hidden
+units integers up to 255: every product and sum is a multiple of 1/64 below 2**18, which float32 holds exactly in
+whatever order it is summed. The same indices come out on every machine (see design invariant in entropy.py).
+
+Passes over positions and channels (latents are [h, w, channels], channels by falling variance):
+* group 0 (6 channels): seven passes over ever finer lattices, each position between four known neighbours;
+* groups 1-5: two passes each over the squares of a checkerboard.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+GROUPS = (6, 18, 40, 64, 96, 160)
+CHANNELS = sum(GROUPS)
+HIDDEN = 64
+TABLES = 64
+FINEST = 0.06  # standard deviation of table 0; each next one's is 2**0.2 times wider
+STARTS = [sum(GROUPS[:g]) for g in range(len(GROUPS) + 1)]
+_BANDS = [(a, a + 6) for a in range(0, 24, 6)] + [(a, a + 10) for a in range(24, 64, 10)] + [
+    (a, a + 16) for a in range(64, CHANNELS, 16)
+]
+_COARSE_BANDS = 8  # bands of the frame before that help to foresee which blocks have a delta
+_LARGEST = 2047
+# 8 log2(1 + n), rounded down, in integers: (1 + n)**8 has that many bits less one.
+_MAGNITUDE = torch.tensor([((1 + n) ** 8).bit_length() - 1 for n in range(_LARGEST + 1)], dtype=torch.float32)
+
+# Lattices of group 0: (period, residues (y, x) of the positions decoded, offsets of their four known neighbours).
+_CROSS = ((-1, 0), (1, 0), (0, -1), (0, 1))
+_DIAGONAL = ((-1, -1), (1, 1), (-1, 1), (1, -1))
+LATTICES = (
+    (8, ((0, 0),), 0, _CROSS),
+    (8, ((4, 4),), 4, _DIAGONAL),
+    (8, ((0, 4), (4, 0)), 4, _CROSS),
+    (4, ((2, 2),), 2, _DIAGONAL),
+    (4, ((0, 2), (2, 0)), 2, _CROSS),
+    (2, ((1, 1),), 1, _DIAGONAL),
+    (2, ((0, 1), (1, 0)), 1, _CROSS),
+)
+
+
+def magnitudes(symbols: torch.Tensor) -> torch.Tensor:
+    """Integers -> 8 log2(1 + |n|) rounded down, 0..88, float32 of the same shape."""
+    return _MAGNITUDE.to(symbols.device)[symbols.abs().clamp(max=_LARGEST).long()]
+
+
+def box(values: torch.Tensor) -> torch.Tensor:
+    """Sum over each position's eight neighbours, [..., h, w, c]."""
+    rows, columns = values.shape[-3:-1]
+    padded = F.pad(values, (0, 0, 1, 1, 1, 1))
+    wide = padded[..., :-2, :] + padded[..., 1:-1, :] + padded[..., 2:, :]
+    tall = wide[..., :rows, :, :] + wide[..., 1 : rows + 1, :, :] + wide[..., 2:, :, :]
+    return tall - values
+
+
+def _cross(values: torch.Tensor) -> torch.Tensor:
+    """Sum over each position's four nearest neighbours, [..., h, w, c]."""
+    padded = F.pad(values, (0, 0, 1, 1, 1, 1))
+    return (padded[..., :-2, 1:-1, :] + padded[..., 2:, 1:-1, :]) + (padded[..., 1:-1, :-2, :] + padded[..., 1:-1, 2:, :])
+
+
+def _scaled(values: torch.Tensor, shift: int) -> torch.Tensor:
+    """Integers >> shift, at most 127."""
+    return (values * 2.0**-shift).floor_().clamp_(max=127)
+
+
+def _bands(values: torch.Tensor, count: int) -> torch.Tensor:
+    """Sums over bands of channels, the first `count` bands."""
+    return torch.stack([values[..., a:b].sum(-1) for a, b in _BANDS[:count]], -1)
+
+
+def _bands_below(group: int) -> int:
+    return sum(b <= STARTS[group] for _, b in _BANDS)
+
+
+def lattice_positions(rows: int, columns: int, stage: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions of a lattice pass, int64 [n] (row * columns + column), and their neighbours, int64 [n, 4].
+
+    A neighbour beyond the border is replaced by its mirror image, or by rows * columns (nothing) if that is none.
+    """
+    period, residues, distance, offsets = LATTICES[stage]
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    here = torch.zeros(rows, columns, dtype=torch.bool)
+    for ry, rx in residues:
+        here |= (y % period == ry) & (x % period == rx)
+    y, x = y[here], x[here]
+    neighbours = []
+    for dy, dx in offsets:
+        ny, nx = y + dy * distance, x + dx * distance
+        ny = torch.where((ny < 0) | (ny >= rows), 2 * y - ny, ny)
+        nx = torch.where((nx < 0) | (nx >= columns), 2 * x - nx, nx)
+        inside = (ny >= 0) & (ny < rows) & (nx >= 0) & (nx < columns) & (distance > 0)
+        neighbours.append(torch.where(inside, ny * columns + nx, rows * columns))
+    return y * columns + x, torch.stack(neighbours, 1)
+
+
+def checkerboard(rows: int, columns: int, phase: int) -> torch.Tensor:
+    """Bool [h, w]: the squares of this phase."""
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return (y + x) % 2 == phase
+
+
+class _Whole(torch.autograd.Function):
+    """floor() whose gradient passes through, for training with the integers of coding."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.floor()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+def _floor(x: torch.Tensor) -> torch.Tensor:
+    return _Whole.apply(x)
+
+
+def quantised(weight: torch.Tensor) -> torch.Tensor:
+    """Weights as coding uses them: multiples of 1/64 up to 127/64, gradients passing through."""
+    return _floor(weight.clamp(-127 / 64, 127 / 64) * 64 + 0.5) * (1 / 64)
+
+
+class GroupNetwork(nn.Module):
+    """Inputs [n, d] -> table indices [n, channels] before rounding."""
+
+    def __init__(self, inputs: int, channels: int, direct: int):
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(HIDDEN, inputs) * 0.08)
+        self.first_bias = nn.Parameter(torch.full((HIDDEN,), 8.0))
+        self.second = nn.Parameter(torch.randn(channels, HIDDEN) * 0.03)
+        self.second_bias = nn.Parameter(torch.full((channels,), 8.0))
+        self.direct = nn.Parameter(torch.full((direct, channels), 0.1))
+
+    def forward(self, inputs: torch.Tensor, *direct: torch.Tensor) -> torch.Tensor:
+        hidden = F.linear(inputs, quantised(self.first), quantised_bias(self.first_bias))
+        hidden = _floor(hidden.clamp(0, 255))
+        index = F.linear(hidden, quantised(self.second), quantised_bias(self.second_bias))
+        for weight, values in zip(quantised(self.direct), direct, strict=True):
+            index = index + weight * values
+        return index
+
+
+def quantised_bias(bias: torch.Tensor) -> torch.Tensor:
+    """Biases as coding uses them: multiples of 1/64 below 1024."""
+    return _floor(bias.clamp(-1023, 1023) * 64 + 0.5) * (1 / 64)
+
+
+class ContextModel(nn.Module):
+    """Table indices for latents of the embedded model. See the module's docstring."""
+
+    def __init__(self):
+        super().__init__()
+        group0 = GROUPS[0]
+        # The lattices' expected values: [stage, channel, neighbour * 6 + channel], at first the neighbours' mean.
+        expect = torch.zeros(len(LATTICES), group0, 4 * group0)
+        for c in range(group0):
+            expect[1:, c, c::group0] = 0.25
+        self.expect = nn.Parameter(expect)
+        networks = [GroupNetwork(4 * group0 + 2 * group0 + 3 * group0 + len(LATTICES) + 2, group0, 1)]
+        for g in range(1, len(GROUPS)):
+            n, below = GROUPS[g], STARTS[g]
+            networks.append(GroupNetwork(below + _bands_below(g) + 2 * n + len(_BANDS) + 3, n, 2))
+        self.networks = nn.ModuleList(networks)
+        self.coded = GroupNetwork(6 + 2 * _COARSE_BANDS + 4 + len(LATTICES) + 1, 1, 0)
+
+    @torch.no_grad()
+    def start_from(self, deviation: torch.Tensor) -> None:
+        """Begin with static tables: deviation [384] of each channel in key frames, a quarter of it in others."""
+        base = 5 * (deviation / FINEST).log2() - 10
+        for network, start, end in zip(self.networks, STARTS, STARTS[1:]):
+            # Hidden unit 0 passes the step on, unit 1 whether this is a key frame.
+            network.first[:2] = 0
+            network.first_bias[:2] = 0
+            network.first[0, -1] = network.first[1, -2] = 1
+            network.second[:, 0] = -5 / 8
+            network.second[:, 1] = 10 / 64
+            network.second_bias[:] = base[start:end]
+
+    def lattice(self, symbols, previous, previous_box, stage, positions, neighbours, key, step):
+        """One pass of group 0.
+
+        symbols: int64 [h * w, >=6] with the earlier lattices filled in; previous: float32 [h * w, >=6] magnitudes of
+        the frame before (zeros for key frames), previous_box: their sums over neighbours.
+        Returns (index float32 [n, 6], expected float32 [n, 6]) before rounding; the coder rounds both down.
+        """
+        group0 = GROUPS[0]
+        known = F.pad(symbols[:, :group0], (0, 0, 0, 1))[neighbours]
+        near = magnitudes(known)
+        spread = magnitudes(torch.stack([known[:, 0] - known[:, 1], known[:, 2] - known[:, 3]], 1))
+        before = previous[positions, :group0]
+        around = previous_box[positions, :group0]
+        count = len(positions)
+        where = near.new_zeros(count, len(LATTICES) + 2)
+        where[:, stage] = 64
+        where[:, -2] = 64.0 * key
+        where[:, -1] = step
+        inputs = torch.cat(
+            [near.flatten(1), spread.flatten(1), before, _scaled(around, 3), _scaled(near.sum(1), 2), where], 1
+        )
+        index = self.networks[0](inputs, before)
+        known = known.clamp(-_LARGEST, _LARGEST).flatten(1).to(index.dtype)
+        expected = F.linear(known, quantised(self.expect[stage])) + 0.5 if key else torch.zeros_like(index)
+        return index, expected
+
+    def group(self, magnitude, previous, previous_bands, group, phase, select, key, step):
+        """One pass of groups 1-5.
+
+        magnitude: float32 [..., h, w, 384], magnitudes of what is known so far, zeros elsewhere; of this group's own
+        channels only those of earlier phases. previous, previous_bands: the same of the frame before, its bands'
+        sums over neighbours. select: bool [..., h, w], the positions asked for.
+        Returns index float32 [n, channels] before rounding.
+        """
+        start, end = STARTS[group], STARTS[group + 1]
+        own = magnitude[..., start:end]
+        own_cross = _scaled(_cross(own)[select], 2) if phase else own.new_zeros(int(select.sum()), end - start)
+        below = magnitude[..., :start]
+        around = _scaled(box(_bands(below, _bands_below(group)))[select], 4)
+        before = previous[..., start:end][select]
+        where = own.new_zeros(len(before), 3)
+        where[:, 0] = 64.0 * phase
+        where[:, 1] = 64.0 * key
+        where[:, 2] = step
+        inputs = torch.cat([below[select], around, own_cross, before, previous_bands[select], where], 1)
+        return self.networks[group](inputs, own_cross, before)
+
+
+    def surroundings(self, previous, previous_bands, field):
+        """What foretells the map of coded blocks beside its own neighbours, float32 [h * w, 22].
+
+        previous: int [h, w, 384], the symbols of the frame before; previous_bands: see previous_features; field:
+        int64 [2, h, w], this frame's motion.
+        """
+        before = (previous != 0).any(-1, keepdim=True).float()
+        bands = _scaled(_bands(magnitudes(previous), _COARSE_BANDS), 1)
+        motion = field.permute(1, 2, 0)
+        edge = (4 * motion - _cross(motion)).div(4, rounding_mode="floor")
+        features = [before * 32, box(before) * 8, bands, previous_bands[..., :_COARSE_BANDS]]
+        return torch.cat([*features, magnitudes(motion), magnitudes(edge)], -1).flatten(0, 1)
+
+    def coded_blocks(self, coded, around, stage, positions, neighbours, step):
+        """One pass of the map of coded blocks.
+
+        coded: int64 [h * w], earlier lattices filled in; around: see surroundings.
+        Returns index float32 [n] before rounding, into the tables of bits.
+        """
+        known = F.pad(coded, (0, 1))[neighbours].float() * 32
+        where = known.new_zeros(len(positions), len(LATTICES) + 1)
+        where[:, stage] = 64
+        where[:, -1] = step
+        return self.coded(torch.cat([known, around[positions], where], 1))[:, 0]
+
+
+def previous_features(symbols: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the passes use of the frame before: its magnitudes and their bands' scaled sums over neighbours.
+
+    symbols: int [..., h, w, 384]. Returns float32 [..., h, w, 384] and [..., h, w, bands].
+    """
+    magnitude = magnitudes(symbols)
+    return magnitude, _scaled(box(_bands(magnitude, len(_BANDS))), 4)
+
+
+def step_input(step: float) -> float:
+    """A quantiser step as the networks see it: an integer, about 8 per doubling."""
+    return float(min(127, max(0, round(8 * math.log2(step)))))

@@ -1,0 +1,290 @@
+"""A video file or pipe in: its description, its pictures in time order, and the streams beside the video."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import av
+
+from sdvideo import colour
+from sdvideo.errors import SourceError
+from sdvideo.picture import Chapter, Frame, StreamInfo
+from sdvideo.tracks import TrackWriter, reason
+
+log = logging.getLogger("sdvideo")
+
+# After this many undecodable packets in a row the rest is taken for lost.
+_MAX_BAD_IN_A_ROW = 8
+# What describes the file that was read, not the video in it.
+_FILE_METADATA = frozenset(("major_brand", "minor_version", "compatible_brands", "encoder", "duration"))
+_MAX_METADATA_LENGTH = 4096
+
+
+def open_source(path: str | os.PathLike) -> Source:
+    """Open a video; "-" is standard input.
+
+    Raises:
+        SourceError: no such file, not a video, or no decodable picture.
+    """
+    return Source(path)
+
+
+class Source:
+    """A video being read; a context manager.
+
+    info: its description. seekable: whether the file can be read more than once (a pipe cannot).
+    """
+
+    info: StreamInfo
+    seekable: bool
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        piped = os.fspath(path) == "-"
+        self._name = "standard input" if piped else os.fspath(path)
+        self.seekable = not piped and Path(path).is_file()
+        self._folder: tempfile.TemporaryDirectory | None = None
+        self._writer: TrackWriter | None = None
+        self._count: int | None = None
+        self._copied = self._exhausted = self._started = False
+        self._container = self._open_container()
+        try:
+            self._video = self._choose_video()
+            self._writer = TrackWriter(self._side_streams(), self._make_folder())
+            if not self.seekable:
+                self._writer.open(self._container)
+            self._decoded = self._decode()
+            self._first = self._first_frame()
+            self._orientation = colour.read_orientation(self._first)
+            self.info = self._describe()
+        except av.FFmpegError as exc:
+            self.close()
+            raise SourceError(f"{self._name}: {reason(exc)}") from exc
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the file and delete the track files."""
+        if self._writer is not None:
+            self._writer.close()
+        self._container.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def frames(self) -> Iterator[Frame]:
+        """The upright pictures in time order, pts strictly increasing in units of info.time_base; only once.
+
+        Raises:
+            SourceError: the picture size changes, 8 packets in a row cannot be decoded, or a second call.
+        """
+        if self._started:
+            raise SourceError(f"{self._name}: the pictures can be read only once, open the source again")
+        self._started = True
+        clock = _Clock(self.info)
+        size = self._first.width, self._first.height
+        for index, frame in enumerate(chain((self._first,), self._decoded)):
+            if (frame.width, frame.height) != size:
+                raise SourceError(
+                    f"{self._name}: the picture size changes from {size[0]}x{size[1]} to "
+                    f"{frame.width}x{frame.height} at picture {index}; cut the video there first"
+                )
+            try:
+                picture = self._orientation.apply(colour.to_picture(frame))
+            except av.FFmpegError as exc:
+                raise SourceError(f"{self._name}: {frame.format.name} pictures: {reason(exc)}") from exc
+            yield Frame(clock.pts(frame), frame.duration or 0, picture)
+        self._writer.close()
+        self._exhausted = True
+
+    def track_files(self) -> list[Path]:
+        """The files that hold info.tracks, by Track.blob; they live until close().
+
+        A seekable source is read once more for them; from a pipe they are copied while the pictures are read.
+
+        Raises:
+            SourceError: a pipe whose pictures have not all been read yet.
+        """
+        if self.seekable:
+            self._read_packets()
+        elif not self._exhausted:
+            raise SourceError(f"{self._name}: the tracks of a pipe are complete only after its last picture")
+        return list(self._writer.paths)
+
+    def count_frames(self) -> int | None:
+        """The number of pictures, from the container or by reading all packets; None for a pipe.
+
+        Damaged pictures count, so this is for progress and plans, not for allocation.
+        """
+        if self.info.frames is None and self.seekable:
+            self._read_packets()
+        return self.info.frames if self.info.frames is not None else self._count
+
+    # --- opening --------------------------------------------------------------------------------------------
+
+    def _open_container(self) -> av.container.InputContainer:
+        try:
+            if self._name == "standard input":
+                file = sys.stdin.buffer
+            else:
+                # Python's open() first: its errors tell a missing file from a folder from a forbidden one.
+                open(self._name, "rb").close() if self.seekable else os.stat(self._name)
+                file = f"file:{self._name}"
+            container = av.open(file, metadata_errors="replace")
+        except av.InvalidDataError as exc:
+            hint = (
+                "" if self.seekable else " (or an MP4 with its index at the end, which a pipe cannot carry)"
+            )
+            raise SourceError(f"{self._name}: not a video{hint}") from exc
+        except (av.FFmpegError, OSError) as exc:
+            raise SourceError(f"{self._name}: {reason(exc)}") from exc
+        if container.format.name == "tty":  # FFmpeg would paint any .txt file as a terminal
+            container.close()
+            raise SourceError(f"{self._name}: not a video but text")
+        return container
+
+    def _choose_video(self) -> av.VideoStream:
+        stills = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+        videos = [stream for stream in self._container.streams.video if not stream.disposition & stills]
+        if not videos:
+            raise SourceError(f"{self._name}: has no video stream")
+        video = next((v for v in videos if v.disposition & av.stream.Disposition.default), videos[0])
+        if video.codec_context is None:
+            raise SourceError(f"{self._name}: no decoder for its video stream")
+        if len(videos) > 1:
+            log.warning("%d further video streams are left out", len(videos) - 1)
+        video.thread_type = "AUTO"
+        video.codec_context.thread_count = 2
+        return video
+
+    def _side_streams(self) -> list[av.stream.Stream]:
+        streams = self._container.streams
+        return sorted((*streams.audio, *streams.subtitles), key=lambda stream: stream.index)
+
+    def _make_folder(self) -> Path:
+        self._folder = tempfile.TemporaryDirectory(prefix="sdvideo-")
+        return Path(self._folder.name)
+
+    def _first_frame(self) -> av.VideoFrame:
+        frame = next(self._decoded, None)
+        if frame is None:
+            raise SourceError(f"{self._name}: has no decodable picture")
+        for line in colour.losses(frame):
+            log.warning("%s", line)
+        return frame
+
+    def _describe(self) -> StreamInfo:
+        width, height = self._first.width, self._first.height
+        sar = self._video.sample_aspect_ratio or Fraction(1)
+        if self._orientation.swap:
+            width, height, sar = height, width, 1 / sar
+        chapters = (
+            Chapter(entry["start"], entry["end"], entry["time_base"], entry["metadata"].get("title", ""))
+            for entry in self._container.chapters()
+            if entry["time_base"]
+        )
+        return StreamInfo(
+            width=width,
+            height=height,
+            time_base=self._video.time_base,
+            rate=self._video.average_rate or self._video.guessed_rate or None,
+            frames=(self._video.frames or None) if self.seekable else None,
+            sar=sar,
+            colour=colour.read_colour(self._first),
+            rotation=self._first.rotation,
+            tracks=self._writer.tracks,
+            chapters=tuple(chapters),
+            metadata={
+                key: value
+                for key, value in self._container.metadata.items()
+                if key.lower() not in _FILE_METADATA and 0 < len(value) <= _MAX_METADATA_LENGTH
+            },
+        )
+
+    # --- reading --------------------------------------------------------------------------------------------
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        """Decoded frames; on a pipe the packets of the other streams are copied on the way."""
+        copied = [] if self.seekable else self._writer.stream_indices
+        bad = bad_in_a_row = concealed = 0
+        for packet in self._packets(self._container, [self._video.index, *copied]):
+            if packet.stream_index != self._video.index:
+                self._writer.write(packet)
+                continue
+            try:
+                frames = packet.decode()
+            except av.EOFError:
+                continue
+            except av.FFmpegError as exc:
+                bad, bad_in_a_row = bad + 1, bad_in_a_row + 1
+                if bad_in_a_row == _MAX_BAD_IN_A_ROW:
+                    raise SourceError(
+                        f"{self._name}: {bad} damaged pictures in a row: {reason(exc)}"
+                    ) from exc
+                continue
+            bad_in_a_row = 0
+            concealed += sum(frame.is_corrupt for frame in frames)
+            yield from frames
+        if bad or concealed:
+            log.warning("%d damaged pictures left out, %d concealed by the decoder", bad, concealed)
+
+    def _read_packets(self) -> None:
+        """Copy the tracks and count the pictures in one pass of its own, without decoding; once."""
+        if self._copied:
+            return
+        self._copied = True
+        count = 0
+        with self._open_container() as container:
+            self._writer.open(container)
+            for packet in self._packets(container, [self._video.index, *self._writer.stream_indices]):
+                if packet.stream_index != self._video.index:
+                    self._writer.write(packet)
+                elif packet.size and not packet.is_discard:
+                    count += 1
+        self._writer.close()
+        self._count = count
+
+    def _packets(self, container: av.container.InputContainer, indices: list[int]) -> Iterator[av.Packet]:
+        try:
+            yield from container.demux(*(container.streams[index] for index in indices))
+        except (av.FFmpegError, OSError) as exc:
+            log.warning("%s ends early: %s", self._name, reason(exc))
+
+
+class _Clock:
+    """Gives every picture a presentation time later than the one before."""
+
+    def __init__(self, info: StreamInfo) -> None:
+        rate = info.rate or Fraction(25)
+        self._step = max(1, round(1 / rate / info.time_base))
+        self._last: int | None = None
+        self._told: set[str] = set()
+
+    def pts(self, frame: av.VideoFrame) -> int:
+        """frame.pts, or what comes nearest: dts, or one average picture after the last; ties move one."""
+        pts = frame.pts if frame.pts is not None else frame.dts
+        if pts is None:
+            self._tell("pictures without a time are spaced by the average rate")
+            pts = 0 if self._last is None else self._last + self._step
+        if self._last is not None and pts <= self._last:
+            self._tell("pictures whose times do not increase are moved by the smallest step")
+            pts = self._last + 1
+        self._last = pts
+        return pts
+
+    def _tell(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            log.warning("%s", line)

@@ -1,0 +1,344 @@
+"""Pictures and the streams beside them out again: MP4 and Matroska (H.264), or YUV4MPEG2."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+import numpy as np
+from av.codec.context import Flags
+
+from sdvideo import colour
+from sdvideo.errors import SinkError
+from sdvideo.picture import Frame, Picture, StreamInfo
+from sdvideo.tracks import (
+    MATROSKA_OPTIONS,
+    TrackReader,
+    common_timescale,
+    copy_stream,
+    describe,
+    reason,
+    refusal,
+    timescale,
+)
+
+log = logging.getLogger("sdvideo")
+
+# Output formats by suffix; the values are FFmpeg's muxer names, except that y4m is written here.
+_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".y4m": "y4m"}
+# MP4 has 32 bits for a picture's duration: finer clocks than this are rounded to microseconds.
+_FINEST_CLOCK = 100_000_000
+
+
+def open_sink(
+    path: str | os.PathLike | BinaryIO,
+    info: StreamInfo,
+    *,
+    track_files: Sequence[Path] = (),
+    crf: int = 18,
+    lossless: bool = False,
+    preset: str = "veryfast",
+    format: str | None = None,
+) -> Sink:
+    """Open an output video for writing, overwriting what is there.
+
+    Args:
+        path: its suffix chooses the format (.mp4 .m4v .mov .mkv .y4m); "-" is standard output and, like an
+            open binary file, gets fragmented MP4, which needs no seeking.
+        info: size, time base, colour, chapters, metadata and tracks, as a Source describes them.
+        track_files: what Source.track_files() returned.
+        crf, lossless, preset: x264's; lossless keeps every sample.
+        format: the suffix to go by, without its dot ("mp4", "mkv", "y4m" ...), where the name lacks it.
+
+    Raises:
+        SinkError: the format is unknown or the file cannot be created.
+    """
+    kind = _choose_format(path, format)
+    if kind == "y4m":
+        return _RawSink(path, info)
+    return _EncodedSink(path, info, kind, track_files, _x264_options(crf, lossless, preset))
+
+
+class Sink:
+    """A video being written; a context manager that lets go instead of finishing when an exception passes."""
+
+    def __init__(self, path: str | os.PathLike | BinaryIO, info: StreamInfo) -> None:
+        named = isinstance(path, (str, os.PathLike)) and os.fspath(path) != "-"
+        self._file = None if named else sys.stdout.buffer if isinstance(path, (str, os.PathLike)) else path
+        self._name = os.fspath(path) if named else "standard output"
+        self._info = info
+        self._resources = ExitStack()
+        self._last_pts: int | None = None
+        self._closed = False
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.close() if kind is None else self.abort()
+
+    def write(self, frame: Frame) -> None:
+        """Write the next picture.
+
+        Raises:
+            SinkError: another size than info says, a pts that does not increase, or the output fails.
+        """
+        size = frame.picture.width, frame.picture.height
+        if size != (self._info.width, self._info.height):
+            expected = f"{self._info.width}x{self._info.height}"
+            raise SinkError(f"{self._name}: a picture of {size[0]}x{size[1]} in a video of {expected}")
+        if self._last_pts is not None and frame.pts <= self._last_pts:
+            raise SinkError(f"{self._name}: pts {frame.pts} does not come after {self._last_pts}")
+        with self._translated():
+            self._write(frame)
+        self._last_pts = frame.pts
+
+    def close(self) -> None:
+        """Finish the file: flush the encoder, copy what is left of the tracks.
+
+        Raises:
+            SinkError: the output fails, or no picture was written.
+        """
+        if self._closed:
+            return
+        if self._last_pts is None:
+            self.abort()
+            raise SinkError(f"{self._name}: no picture to write")
+        self._closed = True
+        with self._translated():
+            self._finish()
+            self._resources.close()
+
+    def abort(self) -> None:
+        """Let go of the file, unfinished as it is."""
+        self._closed = True
+        with suppress(av.FFmpegError, OSError, ValueError):
+            self._resources.close()
+
+    def _write(self, frame: Frame) -> None:
+        raise NotImplementedError
+
+    def _finish(self) -> None:
+        raise NotImplementedError
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except SinkError:
+            self.abort()
+            raise
+        except (av.FFmpegError, OSError, ValueError, OverflowError) as exc:
+            self.abort()
+            raise SinkError(f"{self._name}: {reason(exc)}") from exc
+
+
+class _RawSink(Sink):
+    """YUV4MPEG2: the samples as they are at a constant rate."""
+
+    def __init__(self, path: str | os.PathLike | BinaryIO, info: StreamInfo) -> None:
+        super().__init__(path, info)
+        if info.tracks or info.chapters:
+            log.warning("y4m holds neither sound nor subtitles nor chapters: they are left out")
+        with self._translated():
+            if self._file is None:
+                self._file = open(self._name, "wb")  # noqa: SIM115, closed with the other resources
+                self._resources.enter_context(self._file)
+            self._file.write(self._header())
+
+    def _header(self) -> bytes:
+        info = self._info
+        rate = info.rate or Fraction(25)
+        code_range = "FULL" if info.colour.full_range else "LIMITED"
+        return (
+            f"YUV4MPEG2 W{info.width} H{info.height} F{rate.numerator}:{rate.denominator} Ip "
+            f"A{info.sar.numerator}:{info.sar.denominator} C420mpeg2 XCOLORRANGE={code_range}\n"
+        ).encode()
+
+    def _write(self, frame: Frame) -> None:
+        self._file.write(b"FRAME\n")
+        for plane in (frame.picture.y, frame.picture.u, frame.picture.v):
+            self._file.write(np.ascontiguousarray(plane).data)
+
+    def _finish(self) -> None:
+        self._file.flush()
+
+
+class _EncodedSink(Sink):
+    """H.264 beside copied tracks, in MP4 or Matroska."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike | BinaryIO,
+        info: StreamInfo,
+        kind: str,
+        track_files: Sequence[Path],
+        options: dict[str, str],
+    ) -> None:
+        super().__init__(path, info)
+        self._kind = kind
+        fine = info.time_base.denominator > _FINEST_CLOCK
+        self._time_base = Fraction(1, 1_000_000) if fine else info.time_base
+        self._last_end = Fraction(0)
+        with self._translated():
+            self._readers = [self._open_tracks(file) for file in track_files]
+            kept = [self._accepted(reader) for reader in self._readers]
+            self._container = self._open_container([timescale(stream) for group in kept for stream in group])
+            self._resources.callback(self._container.close)
+            self._stream = self._add_video(options)
+            self._outputs = [
+                {stream.index: copy_stream(self._container, stream) for stream in group} for group in kept
+            ]
+            for reader, group in zip(self._readers, kept, strict=True):
+                reader.start(group)
+            self._container.metadata.update(info.metadata)
+            self._container.set_chapters(_chapter_entries(info))
+            self._container.start_encoding()
+
+    def _write(self, frame: Frame) -> None:
+        picture = _padded(frame.picture)
+        encoded = colour.to_frame(picture, self._info.colour)
+        encoded.time_base = self._time_base
+        encoded.pts = self._ticks(frame.pts)
+        encoded.duration = max(1, self._ticks(self._duration(frame)))
+        self._mux_video(self._stream.encode(encoded))
+
+    def _finish(self) -> None:
+        self._mux_video(self._stream.encode(None))
+        self._mux_tracks(None)
+
+    def _duration(self, frame: Frame) -> int:
+        """The picture's duration in info.time_base; where it is unknown, that of the picture before."""
+        if frame.duration > 0:
+            return frame.duration
+        if self._last_pts is not None:
+            return frame.pts - self._last_pts
+        return round(1 / (self._info.rate or Fraction(25)) / self._info.time_base)
+
+    def _ticks(self, time: int) -> int:
+        return round(time * self._info.time_base / self._time_base)
+
+    def _mux_video(self, packets: list[av.Packet]) -> None:
+        for packet in packets:
+            # Tracks advance with the video, so that neither side piles up in the muxer's queue.
+            self._mux_tracks(packet.dts * packet.time_base)
+            self._container.mux(packet)
+
+    def _mux_tracks(self, until: Fraction | None) -> None:
+        for reader, outputs in zip(self._readers, self._outputs, strict=True):
+            for packet in reader.until(until):
+                packet.stream = outputs[packet.stream_index]
+                self._container.mux(packet)
+
+    # --- opening --------------------------------------------------------------------------------------------
+
+    def _open_tracks(self, file: Path) -> TrackReader:
+        try:
+            reader = TrackReader(file)
+        except (av.FFmpegError, OSError) as exc:
+            raise SinkError(f"{self._name}: its tracks cannot be read: {reason(exc)}") from exc
+        self._resources.callback(reader.close)
+        return reader
+
+    def _accepted(self, reader: TrackReader) -> list[av.stream.Stream]:
+        """The streams of one track file that the output format takes; the others are named in the log."""
+        kept = []
+        for stream in reader.streams:
+            why = refusal(stream, self._kind)
+            if why:
+                hint = "" if self._kind == "matroska" else "; an .mkv may hold it"
+                log.warning("%s does not fit into %s and is left out%s", describe(stream), self._kind, hint)
+            else:
+                kept.append(stream)
+        return kept
+
+    def _open_container(self, track_scales: list[int]) -> av.container.OutputContainer:
+        if self._kind == "matroska":
+            return av.open(self._target(), "w", format=self._kind, container_options=MATROSKA_OPTIONS)
+        # delay_moov writes the header of a fragmented file late enough to know where each track starts.
+        fragments = "frag_keyframe+delay_moov+default_base_moof"
+        options = {
+            "movie_timescale": str(common_timescale([self._time_base.denominator, *track_scales])),
+            "video_track_timescale": str(self._time_base.denominator),
+            "movflags": fragments if self._file else "faststart",
+        }
+        return av.open(self._target(), "w", format=self._kind, container_options=options)
+
+    def _target(self) -> str | _WriteOnly:
+        return _WriteOnly(self._file) if self._file else f"file:{self._name}"
+
+    def _add_video(self, options: dict[str, str]) -> av.VideoStream:
+        info = self._info
+        width, height = info.width + info.width % 2, info.height + info.height % 2
+        if (width, height) != (info.width, info.height):
+            log.warning(
+                "%dx%d becomes %dx%d: H.264 4:2:0 has even sizes only (.y4m keeps odd ones)",
+                info.width,
+                info.height,
+                width,
+                height,
+            )
+        rate = (info.rate or Fraction(25)).limit_denominator(1_000_000)
+        stream = self._container.add_stream("libx264", rate=rate, options=options)
+        encoder = stream.codec_context
+        encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
+        encoder.time_base = stream.time_base = self._time_base
+        encoder.sample_aspect_ratio = info.sar
+        # Without reordering and with durations handed through, MP4 keeps every time and the total exactly.
+        encoder.max_b_frames = 0
+        encoder.flags |= Flags.frame_duration
+        encoder.thread_count = 2
+        colour.apply_tags(encoder, info.colour)
+        return stream
+
+
+class _WriteOnly:
+    """An open binary file of which FFmpeg sees nothing but write(), so that it never seeks or closes it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write = file.write
+
+
+def _choose_format(path: str | os.PathLike | BinaryIO, format: str | None) -> str:
+    if format is not None:
+        suffix = "." + format
+    elif isinstance(path, (str, os.PathLike)) and os.fspath(path) != "-":
+        suffix = Path(path).suffix.lower()
+    else:
+        suffix = ".mp4"
+    if suffix not in _FORMATS:
+        raise SinkError(f"{suffix or 'no suffix'}: the output is one of {' '.join(_FORMATS)}")
+    return _FORMATS[suffix]
+
+
+def _x264_options(crf: int, lossless: bool, preset: str) -> dict[str, str]:
+    quality = {"qp": "0"} if lossless else {"crf": str(crf)}
+    return {"preset": preset, **quality}
+
+
+def _chapter_entries(info: StreamInfo) -> list[dict]:
+    return [
+        {
+            "id": number,
+            "start": chapter.start,
+            "end": chapter.end,
+            "time_base": chapter.time_base,
+            "metadata": {"title": chapter.title},
+        }
+        for number, chapter in enumerate(info.chapters, 1)
+    ]
+
+
+def _padded(picture: Picture) -> Picture:
+    """The picture at an even size, its last column and line repeated; 4:2:0 chroma already fits."""
+    if picture.width % 2 == picture.height % 2 == 0:
+        return picture
+    y = np.pad(picture.y, ((0, picture.height % 2), (0, picture.width % 2)), mode="edge")
+    return Picture(y, picture.u, picture.v)

@@ -1,0 +1,102 @@
+"""What crosses the borders between the stages: pictures, frames, and what is known of their stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One upright 8-bit YUV 4:2:0 picture, code values exactly as in the video (limited or full range).
+
+    y: uint8 [H, W]; u, v: uint8 [(H + 1) // 2, (W + 1) // 2].
+    """
+
+    y: np.ndarray
+    u: np.ndarray
+    v: np.ndarray
+
+    @property
+    def height(self) -> int:
+        return self.y.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.y.shape[1]
+
+    def __repr__(self) -> str:
+        return f"Picture({self.width}x{self.height})"
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A picture and its place in time.
+
+    pts: presentation time, an integer in units of the stream's time_base (may be negative).
+    duration: in the same units, 0 where the source does not say.
+    """
+
+    pts: int
+    duration: int
+    picture: Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Colour:
+    """How code values mean colours: ITU-T H.273 code points (2 = unspecified) and the range."""
+
+    full_range: bool = False
+    matrix: int = 2
+    primaries: int = 2
+    transfer: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """A stream beside the video, carried as it is.
+
+    kind: "audio" or "subtitle"; codec: FFmpeg's name; language: ISO 639-2 or "".
+    blob: which track file holds it (see TrackFile), index: its place among that file's streams.
+    """
+
+    kind: str
+    codec: str
+    language: str
+    blob: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """A chapter mark: start and end are integers in units of time_base seconds."""
+
+    start: int
+    end: int
+    time_base: Fraction
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """The video stream, as the source describes it.
+
+    width, height: of the upright picture, in pixels, at least 1. time_base: seconds per pts unit.
+    rate: average frames per second or None. frames: number of frames if known beforehand, else None.
+    sar: sample aspect ratio of the upright picture. rotation: degrees counter-clockwise by which the source
+    asked to be turned; pictures are already turned, so this is for the record.
+    """
+
+    width: int
+    height: int
+    time_base: Fraction
+    rate: Fraction | None = None
+    frames: int | None = None
+    sar: Fraction = Fraction(1)
+    colour: Colour = Colour()
+    rotation: int = 0
+    tracks: tuple[Track, ...] = ()
+    chapters: tuple[Chapter, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)

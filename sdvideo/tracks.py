@@ -1,0 +1,198 @@
+"""Streams beside the video: copied packet by packet into track files, and out of them again.
+
+A track file is a plain MP4, or a Matroska for the codecs that MP4 refuses. Plain MP4 comes first because it
+keeps the encoder delay of AAC (as an edit list), so that sound stays in step to the sample. What comes from
+Matroska goes into Matroska first, which alone keeps where the last packet of an Opus stream is to be cut off.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from sdvideo.picture import Track
+
+log = logging.getLogger("sdvideo")
+
+_FILE_NAMES = {"mp4": "tracks.mp4", "matroska": "tracks.mkv"}
+_INT32 = 2**31 - 1
+
+# Without this, FFmpeg moves a whole Matroska file later when its sound starts a little before zero.
+MATROSKA_OPTIONS = {"avoid_negative_ts": "disabled"}
+
+
+def reason(exc: Exception) -> str:
+    """What went wrong in one line, without FFmpeg's error number and our own path."""
+    return str(getattr(exc, "strerror", None) or exc).splitlines()[0]
+
+
+def refusal(stream: av.stream.Stream, format: str) -> str:
+    """Why FFmpeg's muxer `format` does not take a copy of this stream; empty if it does.
+
+    Found by writing a header: what a muxer takes depends on more than the codec's name.
+    """
+    try:
+        with av.open(io.BytesIO(), "w", format=format) as trial:
+            trial.add_stream_from_template(stream)
+            trial.start_encoding()
+    except (av.FFmpegError, ValueError) as exc:
+        return reason(exc)
+    return ""
+
+
+def describe(stream: av.stream.Stream) -> str:
+    """The stream in words, for messages: 'audio track aac (eng)'."""
+    language = _language(stream)
+    return f"{stream.type} track {_codec_name(stream)}" + (f" ({language})" if language else "")
+
+
+def timescale(stream: av.stream.Stream) -> int:
+    """Ticks per second in which MP4 stores this stream."""
+    rate = stream.codec_context.sample_rate if stream.type == "audio" else 0
+    return rate or stream.time_base.denominator
+
+
+def common_timescale(scales: Sequence[int]) -> int:
+    """Ticks per second that hold as many of these as 31 bits allow, the first one certainly.
+
+    MP4 writes the start of every track in one common unit; in FFmpeg's default of 1 ms a first pts of
+    3003/90000 s would come back as 33/1000.
+    """
+    common = scales[0]
+    for scale in scales[1:]:
+        if math.lcm(common, scale) <= _INT32:
+            common = math.lcm(common, scale)
+    return common
+
+
+class TrackWriter:
+    """Copies audio and subtitle streams of one input into at most two track files.
+
+    tracks: what was found and where it goes; paths: the files, in the order of Track.blob.
+    """
+
+    def __init__(self, streams: Sequence[av.stream.Stream], folder: Path) -> None:
+        by_format: dict[str, list[av.stream.Stream]] = {name: [] for name in _FILE_NAMES}
+        for stream in streams:
+            refusals = {name: refusal(stream, name) for name in _preferred_formats(stream)}
+            home = next((name for name, why in refusals.items() if not why), None)
+            if home is None:
+                log.warning("%s is left out: %s", describe(stream), refusals["matroska"])
+            else:
+                by_format[home].append(stream)
+        self._homes = [(name, members) for name, members in by_format.items() if members]
+        self.paths = [folder / _FILE_NAMES[name] for name, _ in self._homes]
+        self.tracks = tuple(
+            Track(stream.type, _codec_name(stream), _language(stream), blob, index)
+            for blob, (_, members) in enumerate(self._homes)
+            for index, stream in enumerate(members)
+        )
+        self._outputs: dict[int, av.stream.Stream] = {}
+        self._containers: list[av.container.OutputContainer] = []
+        self._lost: dict[int, int] = {}
+
+    @property
+    def stream_indices(self) -> list[int]:
+        """The input's stream numbers that are to be copied."""
+        return [stream.index for _, members in self._homes for stream in members]
+
+    def open(self, source: av.container.InputContainer) -> None:
+        """Create the files; source is the container that the packets will come from."""
+        for (name, members), path in zip(self._homes, self.paths, strict=True):
+            scale = common_timescale([timescale(stream) for stream in members])
+            options = {"movie_timescale": str(scale)} if name == "mp4" else MATROSKA_OPTIONS
+            container = av.open(f"file:{path}", "w", format=name, container_options=options)
+            self._containers.append(container)
+            for stream in members:
+                self._outputs[stream.index] = copy_stream(container, source.streams[stream.index])
+            container.start_encoding()
+
+    def write(self, packet: av.Packet) -> None:
+        """Copy one packet; one that the muxer refuses is left out and counted."""
+        if not packet.size:
+            return
+        index = packet.stream_index
+        packet.stream = self._outputs[index]
+        try:
+            packet.stream.container.mux(packet)
+        except (av.ArgumentError, av.InvalidDataError, ValueError):
+            self._lost[index] = self._lost.get(index, 0) + 1
+
+    def close(self) -> None:
+        """Finish the files and say what was lost."""
+        for container in self._containers:
+            container.close()
+        self._containers.clear()
+        for index, count in self._lost.items():
+            log.warning("%d damaged packets of %s are left out", count, describe(self._outputs[index]))
+        self._lost.clear()
+
+
+class TrackReader:
+    """Reads one track file back, in step with a video that is being written."""
+
+    def __init__(self, path: Path) -> None:
+        self._container = av.open(f"file:{path}", metadata_errors="replace")
+        streams = self._container.streams
+        self.streams = sorted((*streams.audio, *streams.subtitles), key=lambda stream: stream.index)
+        self._packets: Iterator[av.Packet] = iter(())
+        self._next: av.Packet | None = None
+        self._last_dts: dict[int, int] = {}
+
+    def start(self, streams: Sequence[av.stream.Stream]) -> None:
+        """Choose the streams to read; to be called once."""
+        self._packets = self._container.demux(*streams) if streams else iter(())
+        self._advance()
+
+    def until(self, seconds: Fraction | None) -> Iterator[av.Packet]:
+        """The packets due up to that time, in file order; all that are left if None."""
+        while self._next is not None and (seconds is None or _seconds(self._next) <= seconds):
+            packet = self._next
+            self._advance()
+            yield packet
+
+    def close(self) -> None:
+        self._container.close()
+
+    def _advance(self) -> None:
+        self._next = packet = next((packet for packet in self._packets if packet.size), None)
+        if packet is None or packet.dts is None or packet.stream.type != "audio":
+            return
+        # Matroska may not say how long a packet lasts; MP4 would then end the track before the last one.
+        if not packet.duration:
+            packet.duration = packet.dts - self._last_dts.get(packet.stream_index, packet.dts)
+        self._last_dts[packet.stream_index] = packet.dts
+
+
+def copy_stream(container: av.container.OutputContainer, template: av.stream.Stream) -> av.stream.Stream:
+    """A stream in container that takes template's packets as they are, with its name and its role."""
+    stream = container.add_stream_from_template(template)
+    stream.disposition = template.disposition
+    for key in ("language", "title"):
+        if key in template.metadata:
+            stream.metadata[key] = template.metadata[key]
+    return stream
+
+
+def _preferred_formats(stream: av.stream.Stream) -> tuple[str, str]:
+    from_matroska = "matroska" in stream.container.format.name
+    return ("matroska", "mp4") if from_matroska else ("mp4", "matroska")
+
+
+def _codec_name(stream: av.stream.Stream) -> str:
+    return stream.codec.canonical_name if stream.codec_context else "of an unknown codec"
+
+
+def _language(stream: av.stream.Stream) -> str:
+    return "" if stream.language in (None, "und") else stream.language
+
+
+def _seconds(packet: av.Packet) -> Fraction:
+    ticks = packet.dts if packet.dts is not None else packet.pts
+    return Fraction(0) if ticks is None else ticks * packet.time_base
