@@ -50,13 +50,15 @@ def read_photo(path: Path) -> np.ndarray:
 def motion(planes: np.ndarray) -> np.ndarray:
     height, width = planes.shape[1] * 2 // 3, planes.shape[2]
     luma = np.ascontiguousarray(planes[:, :height])
-    estimator = Estimator(height, width)
+    estimator = Estimator(height // 16, width // 16)
     fields = [estimator.estimate(after, before, 10.0) for before, after in zip(luma, luma[1:])]
     return np.stack(fields) if fields else np.zeros((0, 2, height // 16, width // 16), np.int16)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--frames", type=int, default=10)
@@ -66,7 +68,10 @@ def main() -> None:
         for path in sorted([*folder.glob("video/*"), *folder.glob("photos/*.jpg")]):
             planes = read_photo(path) if path.suffix == ".jpg" else read_planes(path, options.frames)
             np.savez(options.out / f"{folder.name}_{path.stem}.npz", planes=planes, motion=motion(planes))
-            print(f"{path.name}: {planes.shape[0]} frames, {planes.shape[2]}x{planes.shape[1] * 2 // 3}", flush=True)
+            print(
+                f"{path.name}: {planes.shape[0]} frames, {planes.shape[2]}x{planes.shape[1] * 2 // 3}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ def predict(decoded: torch.Tensor, fields: list[np.ndarray]) -> torch.Tensor:
     """Decoded patches [B, 96, h, w] -> the next prediction, each crop warped by its field."""
     planes = [plane.round().to(torch.uint8).numpy() for plane in from_patches(decoded)]
     warped = [
-        np.stack([compensate(p, f, 16 if k == 0 else 8) for p, f in zip(plane, fields)]) for k, plane in enumerate(planes)
+        np.stack([compensate(p, f, 16 if k == 0 else 8) for p, f in zip(plane, fields)])
+        for k, plane in enumerate(planes)
     ]
     return to_patches(*(torch.from_numpy(w).float() for w in warped))
 
@@ -74,7 +75,9 @@ def laplace_bits(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     # Each branch is kept inside its own range: an infinity in the one not taken would still poison the gradient.
     outer, inner = size.clamp(min=0.5), size.clamp(max=0.5)
     tail = -(outer - 0.5) / b + torch.log(-torch.expm1(-1 / b)) - math.log(2)
-    middle = torch.log((1 - 0.5 * (torch.exp(-(0.5 - inner) / b) + torch.exp(-(0.5 + inner) / b))).clamp_min(1e-9))
+    middle = torch.log(
+        (1 - 0.5 * (torch.exp(-(0.5 - inner) / b) + torch.exp(-(0.5 + inner) / b))).clamp_min(1e-9)
+    )
     return torch.where(size >= 0.5, tail, middle).clamp_min(-40) * (-1 / math.log(2))
 
 
@@ -110,10 +113,19 @@ def rate(model: ctx.ContextModel, symbols, noisy, previous, key: bool, step_inpu
         near_all = torch.where(near == rows * columns, nothing, near + offset).flatten(0, 1)
         at_all = (at + offset[..., 0]).flatten()
         index, expected = model.lattice(
-            flat.flatten(0, 1), before[..., :6].reshape(-1, 6), before_box.reshape(-1, 6), stage, at_all, near_all, key, step_input
+            flat.flatten(0, 1),
+            before[..., :6].reshape(-1, 6),
+            before_box.reshape(-1, 6),
+            stage,
+            at_all,
+            near_all,
+            key,
+            step_input,
         )
         expected = ctx._floor(expected)
-        bits = both_bits(flat.flatten(0, 1)[at_all] - expected, flat_noisy.flatten(0, 1)[at_all] - expected, index)
+        bits = both_bits(
+            flat.flatten(0, 1)[at_all] - expected, flat_noisy.flatten(0, 1)[at_all] - expected, index
+        )
         bits0 = bits0.index_put((torch.arange(batch).repeat_interleave(len(at)), at.repeat(batch)), bits)
     total = bits0.sum(-1).view(batch, rows, columns)
     magnitude = ctx.magnitudes(symbols)
@@ -151,7 +163,7 @@ def code(transform, context, source, prediction, step, previous):
     symbols = symbols * coded
     noisy = (unit + torch.rand_like(unit) - 0.5) * coded
     decoded = transform.synthesise(symbols * step[:, None, None, None], prediction, step, coded)
-    step_input = ctx.step_input(float(step[0]))
+    step_input = ctx.step_input(round(32 * math.log2(float(step[0]))))
     whole = symbols.detach().round().permute(0, 2, 3, 1)
     bits = rate(context, whole, noisy.permute(0, 2, 3, 1), previous, key, step_input)
     return decoded, whole, bits * torch.where(coded[:, 0] > 0, 1.0, 0.02)
@@ -186,7 +198,11 @@ def judge(transform, context, shots, steps=(16.0, 32.0, 64.0)) -> dict:
     """PSNR (YUV, all samples alike) and bits per pixel of key and predicted frames on held-back shots."""
     result = {}
     rng = np.random.default_rng(7)
-    chains = [crop(s, rng, 256, 3) for s in shots if len(s[0]) >= 3 and min(s[0].shape[1] * 2 // 3, s[0].shape[2]) >= 256]
+    chains = [
+        crop(s, rng, 256, 3)
+        for s in shots
+        if len(s[0]) >= 3 and min(s[0].shape[1] * 2 // 3, s[0].shape[2]) >= 256
+    ]
     for value in steps:
         step = torch.full((len(chains),), value)
         decoded = previous = None
@@ -215,7 +231,9 @@ def checkpoint(transform, context, average, held_back, out: Path, row: dict) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=90)
@@ -248,7 +266,9 @@ def main() -> None:
         share = elapsed / options.minutes
         warm = min(1, (steps + 1) / 200)
         for group in optimiser.param_groups:
-            group["lr"] = options.rate * group["pace"] * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+            group["lr"] = (
+                options.rate * group["pace"] * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+            )
         value = 2 ** rng.uniform(1, 3) if rng.random() < 0.08 else 2 ** rng.uniform(3, 6.8)
         still = rng.random() < 0.3
         count = options.batch * 2 if still else options.batch
@@ -260,7 +280,11 @@ def main() -> None:
         optimiser.zero_grad(set_to_none=True)
         for t in range(length):
             source = patches_of(chains, t).contiguous(memory_format=torch.channels_last)
-            p = torch.full_like(source, 128) if t == 0 else predict(decoded.detach(), [c[3][t - 1] for c in chains])
+            p = (
+                torch.full_like(source, 128)
+                if t == 0
+                else predict(decoded.detach(), [c[3][t - 1] for c in chains])
+            )
             decoded, previous, bits = code(transform, context, source, p, step, previous)
             pixels = options.crop**2
             sse = (decoded - source).square().sum((1, 2, 3)).mean() / pixels
@@ -275,7 +299,9 @@ def main() -> None:
             torch._foreach_add_(average, parameters, alpha=1 - decay)
         if elapsed >= next_judge:
             next_judge = elapsed + 4
-            checkpoint(transform, context, average, held_back, options.out, {"minutes": elapsed, "steps": steps})
+            checkpoint(
+                transform, context, average, held_back, options.out, {"minutes": elapsed, "steps": steps}
+            )
     checkpoint(transform, context, average, held_back, options.out, {"minutes": elapsed, "steps": steps})
 
 

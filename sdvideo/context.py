@@ -13,8 +13,6 @@ Passes over positions and channels (latents are [h, w, channels], channels by fa
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -25,9 +23,11 @@ HIDDEN = 64
 TABLES = 64
 FINEST = 0.06  # standard deviation of table 0; each next one's is 2**0.2 times wider
 STARTS = [sum(GROUPS[:g]) for g in range(len(GROUPS) + 1)]
-_BANDS = [(a, a + 6) for a in range(0, 24, 6)] + [(a, a + 10) for a in range(24, 64, 10)] + [
-    (a, a + 16) for a in range(64, CHANNELS, 16)
-]
+_BANDS = (
+    [(a, a + 6) for a in range(0, 24, 6)]
+    + [(a, a + 10) for a in range(24, 64, 10)]
+    + [(a, a + 16) for a in range(64, CHANNELS, 16)]
+)
 _COARSE_BANDS = 8  # bands of the frame before that help to foresee which blocks have a delta
 _LARGEST = 2047
 # 8 log2(1 + n), rounded down, in integers: (1 + n)**8 has that many bits less one.
@@ -64,7 +64,9 @@ def box(values: torch.Tensor) -> torch.Tensor:
 def _cross(values: torch.Tensor) -> torch.Tensor:
     """Sum over each position's four nearest neighbours, [..., h, w, c]."""
     padded = F.pad(values, (0, 0, 1, 1, 1, 1))
-    return (padded[..., :-2, 1:-1, :] + padded[..., 2:, 1:-1, :]) + (padded[..., 1:-1, :-2, :] + padded[..., 1:-1, 2:, :])
+    return (padded[..., :-2, 1:-1, :] + padded[..., 2:, 1:-1, :]) + (
+        padded[..., 1:-1, :-2, :] + padded[..., 1:-1, 2:, :]
+    )
 
 
 def _scaled(values: torch.Tensor, shift: int) -> torch.Tensor:
@@ -204,7 +206,8 @@ class ContextModel(nn.Module):
         where[:, -2] = 64.0 * key
         where[:, -1] = step
         inputs = torch.cat(
-            [near.flatten(1), spread.flatten(1), before, _scaled(around, 3), _scaled(near.sum(1), 2), where], 1
+            [near.flatten(1), spread.flatten(1), before, _scaled(around, 3), _scaled(near.sum(1), 2), where],
+            1,
         )
         index = self.networks[0](inputs, before)
         known = known.clamp(-_LARGEST, _LARGEST).flatten(1).to(index.dtype)
@@ -221,7 +224,9 @@ class ContextModel(nn.Module):
         """
         start, end = STARTS[group], STARTS[group + 1]
         own = magnitude[..., start:end]
-        own_cross = _scaled(_cross(own)[select], 2) if phase else own.new_zeros(int(select.sum()), end - start)
+        own_cross = (
+            _scaled(_cross(own)[select], 2) if phase else own.new_zeros(int(select.sum()), end - start)
+        )
         below = magnitude[..., :start]
         around = _scaled(box(_bands(below, _bands_below(group)))[select], 4)
         before = previous[..., start:end][select]
@@ -231,7 +236,6 @@ class ContextModel(nn.Module):
         where[:, 2] = step
         inputs = torch.cat([below[select], around, own_cross, before, previous_bands[select], where], 1)
         return self.networks[group](inputs, own_cross, before)
-
 
     def surroundings(self, previous, previous_bands, field):
         """What foretells the map of coded blocks beside its own neighbours, float32 [h * w, 22].
@@ -268,6 +272,6 @@ def previous_features(symbols: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     return magnitude, _scaled(box(_bands(magnitude, len(_BANDS))), 4)
 
 
-def step_input(step: float) -> float:
-    """A quantiser step as the networks see it: an integer, about 8 per doubling."""
-    return float(min(127, max(0, round(8 * math.log2(step)))))
+def step_input(index: int) -> float:
+    """A quantiser index 0..255 (see quantise.step_size) as the networks see it: an integer, 8 to the octave."""
+    return float(index >> 2)

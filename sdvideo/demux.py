@@ -123,6 +123,11 @@ class Source:
             raise SourceError(f"{self._name}: the tracks of a pipe are complete only after its last picture")
         return list(self._writer.paths)
 
+    @property
+    def track_forms(self) -> tuple[str, ...]:
+        """The form of each track file, "mp4" or "matroska", known from the start."""
+        return self._writer.forms
+
     def count_frames(self) -> int | None:
         """The number of pictures, from the container or by reading all packets; None for a pipe.
 

@@ -12,12 +12,26 @@ Inside, a picture is "patches", float32 [B, 96, H/8, W/8]: the 64 luma and 2 x 1
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors.torch
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import nn
 
-BLOCK = 16
-CHANNELS = 384
+from .container import ModelId
+from .context import CHANNELS, ContextModel
+from .latents import choose_device
+from .motion import BLOCK, compensate
+from .picture import Picture
+from .settings import DEFAULT_MODEL
+from .symbols import ContextCoder
+
+WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
 _PATCH = 96
 _FINE = 96  # features at 1/8
 _COARSE = 192  # features at 1/16
@@ -128,3 +142,92 @@ class Transform(nn.Module):
         change = self.synthesis(latent, prediction, step)
         mask = F.interpolate(coded, scale_factor=2, mode="nearest")
         return (prediction + mask * change).clamp(0, 255)
+
+
+class Planes(NamedTuple):
+    """A picture padded to whole blocks: y uint8 [16 h, 16 w]; u, v uint8 [8 h, 8 w]."""
+
+    y: np.ndarray
+    u: np.ndarray
+    v: np.ndarray
+
+
+class EmbeddedModel:
+    """The embedded model as a latent model (see latents.py). References are padded planes, uint8, in a Planes."""
+
+    block = BLOCK
+
+    def __init__(
+        self, transform: Transform, context: ContextModel, sha256: str, revision: str, device: str = "cpu"
+    ):
+        self.id = ModelId(DEFAULT_MODEL, revision, sha256)
+        self.coder = ContextCoder(context)
+        self.description = {"channels": CHANNELS, "block": BLOCK}
+        self._device = device
+        self._transform = transform.eval().to(device, memory_format=torch.channels_last)
+
+    def source(self, picture: Picture) -> Planes:
+        rows, columns = -(-picture.height // BLOCK), -(-picture.width // BLOCK)
+        return Planes(
+            _pad(picture.y, rows * 16, columns * 16),
+            _pad(picture.u, rows * 8, columns * 8),
+            _pad(picture.v, rows * 8, columns * 8),
+        )
+
+    def luma(self, planes: Planes) -> np.ndarray:
+        return planes.y
+
+    def blank(self, height: int, width: int) -> Planes:
+        rows, columns = -(-height // BLOCK), -(-width // BLOCK)
+        chroma = np.full((rows * 8, columns * 8), 128, np.uint8)
+        return Planes(np.full((rows * 16, columns * 16), 128, np.uint8), chroma, chroma)
+
+    def predict(self, reference: Planes, motion: np.ndarray) -> Planes:
+        return Planes(*(compensate(plane, motion, size) for plane, size in zip(reference, (16, 8, 8))))
+
+    @torch.inference_mode()
+    def analyse(self, source: Planes, prediction: Planes, step: float) -> np.ndarray:
+        x, p = self._patches(source), self._patches(prediction)
+        latent = self._transform.analyse(x, p, torch.tensor([step], device=self._device))
+        return latent[0].permute(1, 2, 0).cpu().contiguous().numpy()
+
+    @torch.inference_mode()
+    def synthesise(self, prediction: Planes, latent: np.ndarray, coded: np.ndarray, step: float) -> Planes:
+        if not coded.any():
+            return prediction
+        delta = torch.from_numpy(latent).to(self._device).permute(2, 0, 1)[None]
+        mask = torch.from_numpy(coded).to(self._device, torch.float32)[None, None]
+        p = self._patches(prediction)
+        patches = self._transform.synthesise(delta, p, torch.tensor([step], device=self._device), mask)
+        planes = from_patches(patches.round_().to(torch.uint8))
+        return Planes(*(plane[0].cpu().contiguous().numpy() for plane in planes))
+
+    def picture(self, reference: Planes, height: int, width: int) -> Picture:
+        h, w = (height + 1) // 2, (width + 1) // 2
+        return Picture(reference.y[:height, :width], reference.u[:h, :w], reference.v[:h, :w])
+
+    def _patches(self, planes: Planes) -> torch.Tensor:
+        y, u, v = (torch.from_numpy(plane).to(self._device)[None] for plane in planes)
+        return to_patches(y, u, v).to(torch.float32, memory_format=torch.channels_last)
+
+
+def _pad(plane: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.pad(plane, ((0, height - plane.shape[0]), (0, width - plane.shape[1])), mode="edge")
+
+
+def load_embedded(
+    name: str = DEFAULT_MODEL, *, device: str = "auto", revision: str | None = None
+) -> EmbeddedModel:
+    """The model that ships with the package, on "cpu" or "cuda" ("auto": cuda where there is one)."""
+    data = WEIGHTS.read_bytes()
+    tensors = safetensors.torch.load(data)
+    with safe_open(WEIGHTS, "pt") as file:
+        own_revision = (file.metadata() or {}).get("revision", "")
+    transform, context = Transform(), ContextModel()
+    for module, prefix in ((transform, "transform."), (context, "context.")):
+        module.load_state_dict(
+            {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
+        )
+    return EmbeddedModel(
+        transform, context, hashlib.sha256(data).hexdigest(), own_revision, choose_device(device)
+    )

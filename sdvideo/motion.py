@@ -69,9 +69,9 @@ class Estimator:
     its neighbours. The cheapest in SAD + penalty * bits stays, and is then refined in half and quarter pixels.
     """
 
-    def __init__(self, height: int, width: int):
+    def __init__(self, rows: int, columns: int):
         self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        self._last = np.zeros((2, height // BLOCK, width // BLOCK), np.int16)
+        self._last = np.zeros((2, rows, columns), np.int16)
 
     def estimate(self, current: np.ndarray, reference: np.ndarray, penalty: float) -> np.ndarray:
         """current, reference: luma, uint8 [H, W]. penalty: grey levels of SAD that one bit is worth.
@@ -122,7 +122,9 @@ class _Search:
         """Price vectors from now on by how far they are from the median of their cross of neighbours."""
         padded = np.pad(self.field, ((0, 0), (1, 1), (1, 1)), mode="edge")
         rows, columns = self.field.shape[1:]
-        cross = [padded[:, y : y + rows, x : x + columns] for y, x in ((0, 1), (1, 0), (1, 1), (1, 2), (2, 1))]
+        cross = [
+            padded[:, y : y + rows, x : x + columns] for y, x in ((0, 1), (1, 0), (1, 1), (1, 2), (2, 1))
+        ]
         self.expected = np.median(cross, axis=0).astype(np.int16)
         self._cost = self._sad + self._penalty * self._bits(self.field)
 

@@ -16,7 +16,7 @@ STEPS = 256
 
 
 def step_size(index: int) -> float:
-    """The quantiser step of an index 0..255, in grey levels: 1 to 250, sixteen... per octave."""
+    """The quantiser step of an index 0..255, in grey levels: 1 to 250, 32 to the octave."""
     return 2.0 ** (index / 32)
 
 
@@ -39,6 +39,11 @@ def choose(units: np.ndarray, expected: np.ndarray, tables: np.ndarray) -> np.nd
         best, best_cost = np.where(cost < best_cost, candidate, best), np.minimum(cost, best_cost)
     chosen[apart] = best
     return chosen
+
+
+def dequantise(integers: np.ndarray, step: float) -> np.ndarray:
+    """Integers -> latent values, float32 of the same shape."""
+    return integers.astype(np.float32) * np.float32(step)
 
 
 def worth_coding(units: np.ndarray) -> np.ndarray:

@@ -64,7 +64,9 @@ class LatentCoder(Protocol):
     name: str
     channels: int
 
-    def code_map(self, end, before: FrameSymbols, motion: np.ndarray, step: int, coded: np.ndarray | None) -> np.ndarray:
+    def code_map(
+        self, end, before: FrameSymbols, motion: np.ndarray, index: int, coded: np.ndarray | None
+    ) -> np.ndarray:
         """The map of coded blocks, bool [h, w]."""
 
     def code_latent(
@@ -86,7 +88,9 @@ def code_frame(
             coded = coder.code_map(end, before, motion, step, None if plan is None else plan.coded)
     latent = np.zeros_like(before.latent)
     if coded.any():
-        latent = coder.code_latent(end, None if key else before, coded, step, None if plan is None else plan.units)
+        latent = coder.code_latent(
+            end, None if key else before, coded, step, None if plan is None else plan.units
+        )
     return FrameSymbols(motion, coded, latent)
 
 
@@ -182,7 +186,9 @@ class ContextCoder:
                 tables = _tables(index)
                 where = select.numpy()
                 wanted = None if units is None else units[where, start:stop].ravel()
-                values = end.values(tables.ravel(), np.zeros(tables.size, np.int32), wanted).reshape(tables.shape)
+                values = end.values(tables.ravel(), np.zeros(tables.size, np.int32), wanted).reshape(
+                    tables.shape
+                )
                 symbols[where, start:stop] = values
                 magnitude[select, start:stop] = context.magnitudes(torch.from_numpy(values))
         return symbols

@@ -98,6 +98,11 @@ class TrackWriter:
         self._lost: dict[int, int] = {}
 
     @property
+    def forms(self) -> tuple[str, ...]:
+        """The form of each file, "mp4" or "matroska"."""
+        return tuple(name for name, _ in self._homes)
+
+    @property
     def stream_indices(self) -> list[int]:
         """The input's stream numbers that are to be copied."""
         return [stream.index for _, members in self._homes for stream in members]

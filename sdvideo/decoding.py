@@ -1,0 +1,239 @@
+"""The way from an .sdv file to pictures and to a video.
+
+container -> entropy -> dequantise -> synthesise(p, delta) -> mux
+               ^ predict: motion, warp of the decoded reference
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .ahead import ahead
+from .container import KEY, CodedFrame, Damage, Reader
+from .container import verify as verify_chunks
+from .errors import DamagedError, FormatError, SettingError
+from .latents import LatentModel, blank_symbols, load_model
+from .mux import open_sink
+from .output import check_output, whole_file
+from .picture import Frame, StreamInfo
+from .quantise import Taker, dequantise, step_size
+from .symbols import FrameSymbols, code_frame
+
+
+class FrameDecoder:
+    """Decodes frame after frame, from a key frame on."""
+
+    def __init__(self, model: LatentModel, height: int, width: int):
+        self._model = model
+        self._height, self._width = height, width
+        self._blank = blank_symbols(model, height, width)
+        self.symbols: FrameSymbols = self._blank
+
+    def decode(self, coded: CodedFrame) -> Frame:
+        """The next frame. Raises DamagedError where its data does not decode."""
+        model, key, step = self._model, coded.kind == KEY, step_size(coded.step)
+        before = self._blank if key else self.symbols
+        symbols = self._blank
+        if coded.data:
+            end = Taker(coded.data)
+            symbols = code_frame(end, model.coder, before, key, coded.step, None)
+            end.finish()
+        elif key:
+            raise DamagedError("a key frame has no data")
+        if key:
+            prediction = model.blank(self._height, self._width)
+        else:
+            prediction = model.predict(self._reference, symbols.motion)
+        self._reference = model.synthesise(prediction, dequantise(symbols.latent, step), symbols.coded, step)
+        self.symbols = symbols
+        return Frame(coded.pts, coded.duration, model.picture(self._reference, self._height, self._width))
+
+
+class VideoReader:
+    """A video in an .sdv file: its length, its frames by number, its frames in order.
+
+        with sdvideo.open("clip.sdv") as video:
+            print(len(video), video.info)
+            first, last = video[0], video[-1]
+            for frame in video: ...
+
+    A frame by number decodes its group from the group's key frame on, and no other group; frames asked for in rising
+    order are decoded once. Not for use by several threads at once.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, device: str = "auto", tolerant: bool = False):
+        self._reader = Reader(path, tolerant=tolerant)
+        self._device = device
+        self._model: LatentModel | None = None
+        self._group, self._frames, self._next = -1, (), 0
+        self._starts = np.array([entry.first for entry in self._reader.groups], np.int64)
+
+    @property
+    def info(self) -> StreamInfo:
+        """What the file says of the video."""
+        return self._reader.header.info
+
+    @property
+    def complete(self) -> bool:
+        """Does the file have its end, or was it cut short?"""
+        return self._reader.complete
+
+    def __len__(self) -> int:
+        return self._reader.frame_count
+
+    def __getitem__(self, index: int) -> Frame:
+        number = index + len(self) if index < 0 else index
+        if not 0 <= number < len(self):
+            raise IndexError(f"frame {index} of {len(self)}")
+        group = int(np.searchsorted(self._starts, number, side="right")) - 1
+        place = number - int(self._starts[group])
+        if group != self._group or place < self._next:
+            self._enter(group)
+        frame = None
+        while self._next <= place:
+            frame = self._advance()
+        return frame
+
+    def __iter__(self) -> Iterator[Frame]:
+        for group in range(len(self._reader.groups)):
+            self._enter(group)
+            while self._next < len(self._frames):
+                yield self._advance()
+
+    def symbols(self) -> FrameSymbols:
+        """The decoded integers of the frame decoded last."""
+        return self._decoder.symbols
+
+    def _enter(self, group: int) -> None:
+        if self._model is None:
+            header = self._reader.header
+            self._model = load_model(header.model.name, device=self._device, expected=header.model)
+            _check_fit(self._model, header)
+        self._frames = self._reader.read_group(group).frames
+        self._group, self._next = group, 0
+        self._decoder = FrameDecoder(self._model, self.info.height, self.info.width)
+
+    def _advance(self) -> Frame:
+        coded = self._frames[self._next]
+        try:
+            frame = self._decoder.decode(coded)
+        except DamagedError as error:
+            entry = self._reader.groups[self._group]
+            raise DamagedError(
+                f"{self._reader.path}: group {self._group}, frame {entry.first + self._next}: {error}"
+            ) from error
+        self._next += 1
+        return frame
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def track_files(self) -> Iterator[list[Path]]:
+        """The copied audio and subtitle streams as temporary files, in the order of the header's blobs."""
+        with tempfile.TemporaryDirectory(prefix="sdvideo-") as folder:
+            paths = []
+            for blob, form in enumerate(self._reader.header.blobs):
+                path = Path(folder) / f"tracks{blob}.{form}"
+                with path.open("wb") as file:
+                    for piece in self._reader.track_data(blob):
+                        file.write(piece)
+                paths.append(path)
+            yield paths
+
+
+def _check_fit(model: LatentModel, header) -> None:
+    for name, here in (("channels", model.coder.channels), ("block", model.block)):
+        if header.latent[name] != here:
+            raise FormatError(f"the header says {name} {header.latent[name]}, but its model has {here}")
+    if header.coder != model.coder.name:
+        raise FormatError(f"the file is coded by {header.coder!r}; this version has {model.coder.name!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeResult:
+    """What came out. path: the file, None for a pipe; frames: how many; seconds: of work."""
+
+    path: Path | None
+    frames: int
+    seconds: float
+
+
+def decode(
+    source: str | os.PathLike,
+    destination: str | os.PathLike | None = None,
+    *,
+    overwrite: bool = False,
+    crf: int = 16,
+    lossless: bool = False,
+    device: str = "auto",
+    progress: Callable[[int, int | None, int], None] = lambda done, total, size: None,
+) -> DecodeResult:
+    """Decode an .sdv file into a video.
+
+    destination: .mp4, .mkv, .mov or .y4m; "-" is standard output (fragmented MP4); by default the source's name with
+    .decoded.mp4. crf, lossless: of the H.264 the pictures are put into. progress: called after every frame with
+    (frames done, frames in all, bytes so far or 0). Raises the errors of errors.py; a file that ends early is decoded
+    up to its last whole group and then raises DamagedError, without leaving a file under the final name.
+    """
+    begin = time.monotonic()
+    if not 0 <= crf <= 51:
+        raise SettingError(f"crf is {crf}; it can be 0 to 51")
+    with ExitStack() as stack:
+        video = stack.enter_context(VideoReader(source, device=device))
+        if not video.complete:
+            raise DamagedError(f"{source}: cut short after frame {len(video)}")
+        if destination is not None and os.fspath(destination) == "-":
+            path = target = None
+        else:
+            path = Path(destination) if destination is not None else default_output(source)
+            check_output(path, source, overwrite)
+            target = stack.enter_context(whole_file(path))
+        files = stack.enter_context(video.track_files())
+        sink = stack.enter_context(
+            open_sink(
+                "-" if target is None else target,
+                video.info,
+                track_files=files,
+                crf=crf,
+                lossless=lossless,
+                format=None if path is None else path.suffix.lstrip(".").lower(),
+            )
+        )
+        frames = stack.enter_context(ahead(video))
+        for done, frame in enumerate(frames, 1):
+            sink.write(frame)
+            progress(done, len(video), 0)
+        sink.close()
+    return DecodeResult(path, len(video), time.monotonic() - begin)
+
+
+def verify(path: str | os.PathLike, *, device: str = "auto") -> list[Damage]:
+    """Check a whole file: every checksum, then every frame by decoding it. Returns what is wrong, [] if nothing."""
+    damage = verify_chunks(path)
+    if not damage:
+        with VideoReader(path, device=device) as video:
+            try:
+                for _ in video:
+                    pass
+            except DamagedError as error:
+                damage.append(Damage(0, str(error)))
+    return damage
+
+
+def default_output(source: str | os.PathLike) -> Path:
+    return Path(source).with_suffix(".decoded.mp4")

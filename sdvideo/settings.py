@@ -1,0 +1,70 @@
+"""What the user may choose, checked in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import SettingError
+
+PRESETS = ("fast", "balanced", "best")
+DEVICES = ("auto", "cpu", "cuda")
+BASES = ("none",)
+DEFAULT_MODEL = "embedded"
+DEFAULT_QUALITY = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeSettings:
+    """How to encode.
+
+    quality: 0..100, or None when bitrate or size steers. bitrate: bits per second of the whole file; size: bytes of
+    the whole file. keyint: the most frames a group may have, 1 = every frame stands alone. preset: how long to search
+    for motion. model: "embedded", a folder or a Hub id. base: "none" (coded block motion). device: see DEVICES.
+    """
+
+    quality: float | None = None
+    bitrate: float | None = None
+    size: float | None = None
+    keyint: int = 64
+    preset: str = "balanced"
+    model: str = DEFAULT_MODEL
+    base: str = "none"
+    device: str = "auto"
+
+    def __post_init__(self):
+        given = [name for name in ("quality", "bitrate", "size") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise SettingError(f"{' and '.join(given)} exclude each other: give one")
+        if not given:
+            object.__setattr__(self, "quality", DEFAULT_QUALITY)
+        _within("quality", self.quality, 0, 100)
+        _within("bitrate", self.bitrate, 100, 1e10)
+        _within("size", self.size, 500, 1e13)
+        _within("keyint", self.keyint, 1, 65535)
+        for name, choices in (("preset", PRESETS), ("base", BASES), ("device", DEVICES)):
+            if getattr(self, name) not in choices:
+                raise SettingError(f"{name} is {getattr(self, name)!r}; it can be {', '.join(choices)}")
+
+
+def _within(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        raise SettingError(f"{name} is {value:g}; it can be {low:g} to {high:g}")
+
+
+_UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
+
+
+def parse_amount(text: str) -> float:
+    """'60k' -> 60000.0, '2M' -> 2000000.0: decimal units, as in bits per second and bytes."""
+    number, unit = text.strip().rstrip("bB"), ""
+    if number and number[-1].lower() in _UNITS:
+        number, unit = number[:-1], number[-1].lower()
+    try:
+        return float(number) * _UNITS[unit]
+    except ValueError as error:
+        raise SettingError(f"{text!r} is no amount; write 60k, 2M or a plain number") from error
+
+
+def step_index(quality: float) -> int:
+    """Quality 0..100 -> quantiser index of predicted frames (see quantise.step_size): 250 at 0, 32 at 100."""
+    return round(250 - 2.18 * quality)
