@@ -88,58 +88,65 @@ def both_bits(symbols: torch.Tensor, noisy: torch.Tensor, index: torch.Tensor) -
     return exact + smooth - smooth.detach()
 
 
-def rate(model: ctx.ContextModel, symbols, noisy, previous, key: bool, step_input: float) -> torch.Tensor:
-    """Bits per position of a batch of frames, all passes at once, float32 [B, h, w].
-
-    symbols, noisy: [B, h, w, 384], as coded, and with noise instead of rounding; previous: symbols of the frame
-    before, or None.
-    """
-    batch, rows, columns, _ = symbols.shape
-    symbols = symbols.detach()
-    if previous is None:
-        previous = torch.zeros_like(symbols)
-    before, before_bands = ctx.previous_features(previous)
-    before_box = ctx.box(before[..., : ctx.GROUPS[0]]).flatten(1, 2)
-    parts = [noisy.new_zeros(batch, rows * columns, ctx.GROUPS[0])]
-    flat, flat_noisy = symbols[..., :6].flatten(1, 2), noisy[..., :6].flatten(1, 2)
-    bits0 = parts[0]
+def motion_bits(model: ctx.ContextModel, motion: torch.Tensor, last: torch.Tensor, index: int) -> torch.Tensor:
+    """Bits of a motion field, int64 [2, h, w], given that of the frame before."""
+    rows, columns = motion.shape[1:]
+    known, last = F.pad(motion.flatten(1).T, (0, 0, 0, 1)), last.flatten(1).T
+    total = torch.zeros(())
     for stage in range(len(ctx.LATTICES)):
         at, near = ctx.lattice_positions(rows, columns, stage)
+        if len(at):
+            expected, deviations = ctx.expected_motion(known, last, stage, at, near)
+            found = model.motion_tables(deviations, stage, ctx.step_input(index))
+            total = total + laplace_bits(known[at] - expected, found.clamp(1, ctx.TABLES - 1)).sum()
+    return total
+
+
+def rate(model: ctx.ContextModel, symbols, noisy, coded, previous, motion, index: int) -> torch.Tensor:
+    """Bits per position of a batch of frames, all passes at once, float32 [B, h, w].
+
+    symbols, noisy: [B, h, w, 384], as coded, and with noise instead of rounding; coded: bool [B, h, w]; previous: the
+    symbols of the frame before, None for key frames; motion: int64 [B, 2, h, w]; index: the quantiser index.
+    """
+    batch, rows, columns, _ = symbols.shape
+    symbols, key, step = symbols.detach(), previous is None, ctx.step_input(index)
+    before, before_bands = ctx.previous_features(torch.zeros_like(symbols) if key else previous)
+    before_box = ctx.box(before[..., : ctx.GROUPS[0]]).reshape(-1, ctx.GROUPS[0])
+    flat, flat_noisy = symbols[..., : ctx.GROUPS[0]].reshape(-1, 6), noisy[..., : ctx.GROUPS[0]].reshape(-1, 6)
+    flat_coded = coded.flatten()
+    if not key:
+        around = torch.cat([model.surroundings(*one) for one in zip(before, before_bands, motion)])
+    low = torch.zeros(batch * rows * columns)
+    for stage in range(len(ctx.LATTICES)):
+        at, near = ctx.lattice_positions(rows, columns, stage)
+        # Frames lie side by side as if they were one list of positions, each with its own neighbours.
+        offset = torch.arange(batch)[:, None, None] * rows * columns
+        near = torch.where(near == rows * columns, batch * rows * columns, near + offset).flatten(0, 1)
+        at = (at + offset[..., 0]).flatten()
         if not len(at):
             continue
-        # Crops lie side by side as if they were one list of positions, each with its own neighbours.
-        nothing = batch * rows * columns
-        offset = torch.arange(batch)[:, None, None] * rows * columns
-        near_all = torch.where(near == rows * columns, nothing, near + offset).flatten(0, 1)
-        at_all = (at + offset[..., 0]).flatten()
-        index, expected = model.lattice(
-            flat.flatten(0, 1),
-            before[..., :6].reshape(-1, 6),
-            before_box.reshape(-1, 6),
-            stage,
-            at_all,
-            near_all,
-            key,
-            step_input,
-        )
-        expected = ctx._floor(expected)
-        bits = both_bits(
-            flat.flatten(0, 1)[at_all] - expected, flat_noisy.flatten(0, 1)[at_all] - expected, index
-        )
-        bits0 = bits0.index_put((torch.arange(batch).repeat_interleave(len(at)), at.repeat(batch)), bits)
-    total = bits0.sum(-1).view(batch, rows, columns)
+        if not key:
+            odds = (model.coded_blocks(flat_coded.long(), around, stage, at, near, step) - 31.5) / 5
+            low = low.index_add(0, at, F.softplus(torch.where(flat_coded[at], -odds, odds)) / math.log(2))
+        at, near = at[flat_coded[at]], near[flat_coded[at]]
+        if len(at):
+            found, expected = model.lattice(
+                flat, before[..., :6].reshape(-1, 6), before_box, stage, at, near, key, step
+            )
+            expected = ctx._floor(expected)
+            bits = both_bits(flat[at] - expected, flat_noisy[at] - expected, found)
+            low = low.index_add(0, at, bits.sum(-1))
+    total = low.view(batch, rows, columns)
     magnitude = ctx.magnitudes(symbols)
     for group in range(1, len(ctx.GROUPS)):
         start, end = ctx.STARTS[group], ctx.STARTS[group + 1]
         for phase in (0, 1):
             here = ctx.checkerboard(rows, columns, phase)
             known = magnitude[..., :end].clone()
-            known[..., start:end] *= ~here[..., None]
-            if not phase:
-                known[..., start:end] = 0
-            select = here.expand(batch, rows, columns)
-            index = model.group(known, before, before_bands, group, phase, select, key, step_input)
-            bits = both_bits(symbols[..., start:end][select], noisy[..., start:end][select], index).sum(-1)
+            known[..., start:end] *= ~here[..., None] if phase else 0
+            select = here & coded
+            found = model.group(known, before, before_bands, group, phase, select, key, step)
+            bits = both_bits(symbols[..., start:end][select], noisy[..., start:end][select], found).sum(-1)
             total = total + torch.zeros_like(total).masked_scatter(select, bits)
     return total
 
@@ -152,8 +159,8 @@ def worth_coding(latent: torch.Tensor, symbols: torch.Tensor, step: torch.Tensor
     return (gain > LAMBDA * cost).float()
 
 
-def code(transform, context, source, prediction, step, previous):
-    """Code one batch of frames. Returns (decoded patches, symbols [B, h, w, 384], bits [B, h, w])."""
+def code(transform, context, source, prediction, step, previous, fields):
+    """Code one batch of frames; fields: the motion behind the prediction. Returns (decoded patches, symbols [B, h, w, 384], bits [B, h, w])."""
     key = previous is None
     latent = transform.analyse(source, prediction, step)
     unit = latent / step[:, None, None, None]
@@ -163,10 +170,11 @@ def code(transform, context, source, prediction, step, previous):
     symbols = symbols * coded
     noisy = (unit + torch.rand_like(unit) - 0.5) * coded
     decoded = transform.synthesise(symbols * step[:, None, None, None], prediction, step, coded)
-    step_input = ctx.step_input(round(32 * math.log2(float(step[0]))))
     whole = symbols.detach().round().permute(0, 2, 3, 1)
-    bits = rate(context, whole, noisy.permute(0, 2, 3, 1), previous, key, step_input)
-    return decoded, whole, bits * torch.where(coded[:, 0] > 0, 1.0, 0.02)
+    motion = torch.from_numpy(np.stack(fields).astype(np.int64))
+    index = round(32 * math.log2(float(step[0])))
+    bits = rate(context, whole, noisy.permute(0, 2, 3, 1), coded[:, 0] > 0, previous, motion, index)
+    return decoded, whole, bits
 
 
 def learning_groups(transform, context) -> list[dict]:
@@ -208,8 +216,9 @@ def judge(transform, context, shots, steps=(16.0, 32.0, 64.0)) -> dict:
         decoded = previous = None
         for t, name in enumerate(("key", "first", "second")):
             source = patches_of(chains, t)
-            p = torch.full_like(source, 128) if t == 0 else predict(decoded, [c[3][t - 1] for c in chains])
-            decoded, previous, bits = code(transform, context, source, p, step, previous)
+            fields = [c[3][max(0, t - 1)] for c in chains]
+            p = torch.full_like(source, 128) if t == 0 else predict(decoded, fields)
+            decoded, previous, bits = code(transform, context, source, p, step, previous, fields)
             mse = (decoded.round() - source).square().mean((1, 2, 3))
             psnr = (10 * (255**2 / mse).log10()).mean()
             result[f"{name}@{value:g}"] = (round(float(bits.mean() / 256), 4), round(float(psnr), 2))
@@ -280,12 +289,9 @@ def main() -> None:
         optimiser.zero_grad(set_to_none=True)
         for t in range(length):
             source = patches_of(chains, t).contiguous(memory_format=torch.channels_last)
-            p = (
-                torch.full_like(source, 128)
-                if t == 0
-                else predict(decoded.detach(), [c[3][t - 1] for c in chains])
-            )
-            decoded, previous, bits = code(transform, context, source, p, step, previous)
+            fields = [c[3][t - 1] if t else np.zeros((2, options.crop // 16, options.crop // 16)) for c in chains]
+            p = torch.full_like(source, 128) if t == 0 else predict(decoded.detach(), fields)
+            decoded, previous, bits = code(transform, context, source, p, step, previous, fields)
             pixels = options.crop**2
             sse = (decoded - source).square().sum((1, 2, 3)).mean() / pixels
             loss = (sse + LAMBDA * value**2 * bits.sum((1, 2)).mean() / pixels) / value**1.5

@@ -142,11 +142,18 @@ class GroupNetwork(nn.Module):
         self.second_bias = nn.Parameter(torch.full((channels,), 8.0))
         self.direct = nn.Parameter(torch.full((direct, channels), 0.1))
 
+        self.weights = None  # integers(), once the network is no longer trained
+
+    def integers(self) -> tuple[torch.Tensor, ...]:
+        """All weights as coding uses them."""
+        first, second = quantised(self.first), quantised(self.second)
+        return first, quantised_bias(self.first_bias), second, quantised_bias(self.second_bias), quantised(self.direct)
+
     def forward(self, inputs: torch.Tensor, *direct: torch.Tensor) -> torch.Tensor:
-        hidden = F.linear(inputs, quantised(self.first), quantised_bias(self.first_bias))
-        hidden = _floor(hidden.clamp(0, 255))
-        index = F.linear(hidden, quantised(self.second), quantised_bias(self.second_bias))
-        for weight, values in zip(quantised(self.direct), direct, strict=True):
+        first, first_bias, second, second_bias, weights = self.weights or self.integers()
+        hidden = _floor(F.linear(inputs, first, first_bias).clamp(0, 255))
+        index = F.linear(hidden, second, second_bias)
+        for weight, values in zip(weights, direct, strict=True):
             index = index + weight * values
         return index
 
@@ -172,7 +179,15 @@ class ContextModel(nn.Module):
             n, below = GROUPS[g], STARTS[g]
             networks.append(GroupNetwork(below + _bands_below(g) + 2 * n + len(_BANDS) + 3, n, 2))
         self.networks = nn.ModuleList(networks)
+        self.motion = GroupNetwork(10 + len(LATTICES) + 1, 2, 0)
         self.coded = GroupNetwork(6 + 2 * _COARSE_BANDS + 4 + len(LATTICES) + 1, 1, 0)
+
+    @torch.no_grad()
+    def freeze(self) -> ContextModel:
+        """Ready for coding: the integers are worked out once."""
+        for network in [*self.networks, self.coded, self.motion]:
+            network.weights = network.integers()
+        return self
 
     @torch.no_grad()
     def start_from(self, deviation: torch.Tensor) -> None:
@@ -237,14 +252,24 @@ class ContextModel(nn.Module):
         inputs = torch.cat([below[select], around, own_cross, before, previous_bands[select], where], 1)
         return self.networks[group](inputs, own_cross, before)
 
+    def motion_tables(self, deviations, stage, step):
+        """Tables of vectors by how their neighbours and their last one differ from what is expected of them.
+
+        deviations: see expected_motion. Returns index float32 [n, 2] before rounding, for dx and dy.
+        """
+        where = deviations.new_zeros(len(deviations), len(LATTICES) + 1, dtype=torch.float32)
+        where[:, stage] = 64
+        where[:, -1] = step
+        return self.motion(torch.cat([magnitudes(deviations).flatten(1), where], 1))
+
     def surroundings(self, previous, previous_bands, field):
         """What foretells the map of coded blocks beside its own neighbours, float32 [h * w, 22].
 
-        previous: int [h, w, 384], the symbols of the frame before; previous_bands: see previous_features; field:
-        int64 [2, h, w], this frame's motion.
+        previous, previous_bands: of the frame before, see previous_features; field: int64 [2, h, w], this frame's
+        motion.
         """
         before = (previous != 0).any(-1, keepdim=True).float()
-        bands = _scaled(_bands(magnitudes(previous), _COARSE_BANDS), 1)
+        bands = _scaled(_bands(previous, _COARSE_BANDS), 1)
         motion = field.permute(1, 2, 0)
         edge = (4 * motion - _cross(motion)).div(4, rounding_mode="floor")
         features = [before * 32, box(before) * 8, bands, previous_bands[..., :_COARSE_BANDS]]
@@ -261,6 +286,24 @@ class ContextModel(nn.Module):
         where[:, stage] = 64
         where[:, -1] = step
         return self.coded(torch.cat([known, around[positions], where], 1))[:, 0]
+
+
+def expected_motion(
+    known: torch.Tensor, last: torch.Tensor, stage: int, positions: torch.Tensor, neighbours: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the vectors of a lattice pass are expected to be, and how far what surrounds them is from that.
+
+    known: int64 [h * w + 1, 2], earlier lattices filled in; last: int64 [h * w, 2], the field of the frame before.
+    Expected, int64 [n, 2]: the mean of the middle two of the four neighbours, rounded down; in the first pass the
+    last vector. Deviations, int64 [n, 5, 2]: of the four neighbours and of the last vector, in the first pass zeros.
+    """
+    if stage == 0:
+        expected = last[positions]
+        return expected, expected.new_zeros(len(expected), 5, 2)
+    around = known[neighbours]
+    middle = around.sort(1).values[:, 1:3]
+    expected = middle.sum(1).div(2, rounding_mode="floor")
+    return expected, torch.cat([around, last[positions][:, None]], 1) - expected[:, None]
 
 
 def previous_features(symbols: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,31 +30,40 @@ from .symbols import FrameSymbols, code_frame
 
 
 class FrameDecoder:
-    """Decodes frame after frame, from a key frame on."""
+    """Decodes frame after frame, from a key frame on, in two steps that may run in two threads.
+
+    parse needs no picture and reconstruct no bits, so one may be some frames ahead of the other.
+    """
 
     def __init__(self, model: LatentModel, height: int, width: int):
         self._model = model
         self._height, self._width = height, width
-        self._blank = blank_symbols(model, height, width)
-        self.symbols: FrameSymbols = self._blank
+        self._parsed = self._blank = blank_symbols(model, height, width)
+        self._reference = None
 
-    def decode(self, coded: CodedFrame) -> Frame:
-        """The next frame. Raises DamagedError where its data does not decode."""
-        model, key, step = self._model, coded.kind == KEY, step_size(coded.step)
-        before = self._blank if key else self.symbols
-        symbols = self._blank
-        if coded.data:
+    def parse(self, coded: CodedFrame) -> FrameSymbols:
+        """The integers of the next frame. Raises DamagedError where its data does not decode."""
+        key = coded.kind == KEY
+        if not coded.data:
+            if key:
+                raise DamagedError("a key frame has no data")
+            self._parsed = self._blank
+        else:
             end = Taker(coded.data)
-            symbols = code_frame(end, model.coder, before, key, coded.step, None)
+            before = self._blank if key else self._parsed
+            self._parsed = code_frame(end, self._model.coder, before, key, coded.step)
             end.finish()
-        elif key:
-            raise DamagedError("a key frame has no data")
-        if key:
+        return self._parsed
+
+    def reconstruct(self, coded: CodedFrame, symbols: FrameSymbols) -> Frame:
+        """The picture of the next frame, given its integers."""
+        model, step = self._model, step_size(coded.step)
+        if coded.kind == KEY:
             prediction = model.blank(self._height, self._width)
         else:
             prediction = model.predict(self._reference, symbols.motion)
-        self._reference = model.synthesise(prediction, dequantise(symbols.latent, step), symbols.coded, step)
-        self.symbols = symbols
+        latent = dequantise(symbols.latent, step)
+        self._reference = model.synthesise(prediction, latent, symbols.coded, step)
         return Frame(coded.pts, coded.duration, model.picture(self._reference, self._height, self._width))
 
 
@@ -66,14 +76,24 @@ class VideoReader:
             for frame in video: ...
 
     A frame by number decodes its group from the group's key frame on, and no other group; frames asked for in rising
-    order are decoded once. Not for use by several threads at once.
+    order are decoded once. Not for use by several threads at once. model: where to find the model the file names, if
+    not under that name on this machine; tolerant: leave damaged groups out instead of stopping at them.
     """
 
-    def __init__(self, path: str | os.PathLike, *, device: str = "auto", tolerant: bool = False):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        model: str | None = None,
+        device: str = "auto",
+        tolerant: bool = False,
+    ):
         self._reader = Reader(path, tolerant=tolerant)
-        self._device = device
+        self._name, self._device = model, device
         self._model: LatentModel | None = None
+        self._lock = threading.Lock()  # iterating reads groups in a thread of its own
         self._group, self._frames, self._next = -1, (), 0
+        self._symbols: FrameSymbols | None = None
         self._starts = np.array([entry.first for entry in self._reader.groups], np.int64)
 
     @property
@@ -97,41 +117,51 @@ class VideoReader:
         place = number - int(self._starts[group])
         if group != self._group or place < self._next:
             self._enter(group)
-        frame = None
         while self._next <= place:
-            frame = self._advance()
+            coded = self._frames[self._next]
+            self._symbols = self._parse(self._decoder, coded, group, self._next)
+            frame = self._decoder.reconstruct(coded, self._symbols)
+            self._next += 1
         return frame
 
     def __iter__(self) -> Iterator[Frame]:
-        for group in range(len(self._reader.groups)):
-            self._enter(group)
-            while self._next < len(self._frames):
-                yield self._advance()
+        decoder = self._new_decoder()
+        with ahead(self._parsed_frames(decoder)) as parsed:
+            for coded, self._symbols in parsed:
+                yield decoder.reconstruct(coded, self._symbols)
 
-    def symbols(self) -> FrameSymbols:
-        """The decoded integers of the frame decoded last."""
-        return self._decoder.symbols
+    def symbols(self) -> FrameSymbols | None:
+        """The decoded integers of the frame that came last."""
+        return self._symbols
+
+    def _parsed_frames(self, decoder: FrameDecoder) -> Iterator[tuple[CodedFrame, FrameSymbols]]:
+        for group in range(len(self._reader.groups)):
+            for place, coded in enumerate(self._read(group)):
+                yield coded, self._parse(decoder, coded, group, place)
+
+    def _parse(self, decoder: FrameDecoder, coded: CodedFrame, group: int, place: int) -> FrameSymbols:
+        try:
+            return decoder.parse(coded)
+        except DamagedError as error:
+            number = self._reader.groups[group].first + place
+            raise DamagedError(f"{self._reader.path}: group {group}, frame {number}: {error}") from error
+
+    def _read(self, group: int) -> tuple[CodedFrame, ...]:
+        with self._lock:
+            return self._reader.read_group(group).frames
 
     def _enter(self, group: int) -> None:
+        self._frames, self._decoder = self._read(group), self._new_decoder()
+        self._group, self._next = group, 0
+
+    def _new_decoder(self) -> FrameDecoder:
         if self._model is None:
             header = self._reader.header
-            self._model = load_model(header.model.name, device=self._device, expected=header.model)
+            self._model = load_model(
+                self._name, device=self._device, colour=header.info.colour, expected=header.model
+            )
             _check_fit(self._model, header)
-        self._frames = self._reader.read_group(group).frames
-        self._group, self._next = group, 0
-        self._decoder = FrameDecoder(self._model, self.info.height, self.info.width)
-
-    def _advance(self) -> Frame:
-        coded = self._frames[self._next]
-        try:
-            frame = self._decoder.decode(coded)
-        except DamagedError as error:
-            entry = self._reader.groups[self._group]
-            raise DamagedError(
-                f"{self._reader.path}: group {self._group}, frame {entry.first + self._next}: {error}"
-            ) from error
-        self._next += 1
-        return frame
+        return FrameDecoder(self._model, self.info.height, self.info.width)
 
     def close(self) -> None:
         self._reader.close()
@@ -180,13 +210,14 @@ def decode(
     overwrite: bool = False,
     crf: int = 16,
     lossless: bool = False,
+    model: str | None = None,
     device: str = "auto",
     progress: Callable[[int, int | None, int], None] = lambda done, total, size: None,
 ) -> DecodeResult:
     """Decode an .sdv file into a video.
 
     destination: .mp4, .mkv, .mov or .y4m; "-" is standard output (fragmented MP4); by default the source's name with
-    .decoded.mp4. crf, lossless: of the H.264 the pictures are put into. progress: called after every frame with
+    .decoded.mp4. model: see VideoReader. crf, lossless: of the H.264 the pictures are put into. progress: called after every frame with
     (frames done, frames in all, bytes so far or 0). Raises the errors of errors.py; a file that ends early is decoded
     up to its last whole group and then raises DamagedError, without leaving a file under the final name.
     """
@@ -194,7 +225,7 @@ def decode(
     if not 0 <= crf <= 51:
         raise SettingError(f"crf is {crf}; it can be 0 to 51")
     with ExitStack() as stack:
-        video = stack.enter_context(VideoReader(source, device=device))
+        video = stack.enter_context(VideoReader(source, model=model, device=device))
         if not video.complete:
             raise DamagedError(f"{source}: cut short after frame {len(video)}")
         if destination is not None and os.fspath(destination) == "-":

@@ -27,7 +27,7 @@ from .container import ModelId
 from .context import CHANNELS, ContextModel
 from .latents import choose_device
 from .motion import BLOCK, compensate
-from .picture import Picture
+from .picture import Colour, Picture
 from .settings import DEFAULT_MODEL
 from .symbols import ContextCoder
 
@@ -59,7 +59,7 @@ class Block(nn.Module):
         self.narrow = nn.Conv2d(2 * channels, channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.narrow(F.leaky_relu(self.widen(self.look(x)), 0.1))
+        return x + self.narrow(F.leaky_relu_(self.widen(self.look(x)), 0.1))
 
 
 def _zero(conv: nn.Conv2d) -> nn.Conv2d:
@@ -73,8 +73,15 @@ def _rate(step: torch.Tensor) -> torch.Tensor:
     return ((step.log2() - 5) / 2)[:, None, None, None]
 
 
+def _light(wanted: bool) -> torch.autocast:
+    """bfloat16 inside the networks; the linear paths, which carry the picture itself, stay float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=wanted)
+
+
 class Analysis(nn.Module):
     """(difference, prediction) patches -> latent, float32 [B, 384, H/16, W/16]."""
+
+    light = False  # bfloat16 networks
 
     def __init__(self):
         super().__init__()
@@ -87,13 +94,17 @@ class Analysis(nn.Module):
         self.leave = _zero(nn.Conv2d(_COARSE, CHANNELS, 1))
 
     def forward(self, difference: torch.Tensor, prediction: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-        x = self.fine(self.enter(torch.cat([difference, prediction - 128], 1) * (1 / 64)))
-        x = self.down(F.pixel_unshuffle(x, 2)) + self.rate(_rate(step))
-        return self.linear(F.pixel_unshuffle(difference, 2)) + 64 * self.leave(self.coarse(x))
+        plain = self.linear(F.pixel_unshuffle(difference, 2))
+        with _light(self.light):
+            x = self.fine(self.enter(torch.cat([difference, prediction - 128], 1) * (1 / 64)))
+            x = self.down(F.pixel_unshuffle(x, 2)) + self.rate(_rate(step))
+            return plain + 64 * self.leave(self.coarse(x)).float()
 
 
 class Synthesis(nn.Module):
     """(latent, prediction patches) -> what to add to the prediction, patches [B, 96, H/8, W/8]."""
+
+    light = False  # bfloat16 networks
 
     def __init__(self):
         super().__init__()
@@ -108,10 +119,11 @@ class Synthesis(nn.Module):
 
     def forward(self, latent: torch.Tensor, prediction: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
         plain = F.pixel_shuffle(self.linear(latent), 2)
-        x = self.coarse(self.up(latent * (1 / 64)) + self.rate(_rate(step)))
-        x = F.pixel_shuffle(self.spread(x), 2)
-        x = x + self.enter(torch.cat([plain, prediction + plain - 128], 1) * (1 / 64))
-        return plain + 64 * self.leave(self.fine(x))
+        with _light(self.light):
+            x = self.coarse(self.up(latent * (1 / 64)) + self.rate(_rate(step)))
+            x = F.pixel_shuffle(self.spread(x), 2)
+            x = x + self.enter(torch.cat([plain, prediction + plain - 128], 1) * (1 / 64))
+            return plain + 64 * self.leave(self.fine(x)).float()
 
 
 class Transform(nn.Module):
@@ -156,6 +168,7 @@ class EmbeddedModel:
     """The embedded model as a latent model (see latents.py). References are padded planes, uint8, in a Planes."""
 
     block = BLOCK
+    colour = Colour()  # it works on code values, whatever they mean
 
     def __init__(
         self, transform: Transform, context: ContextModel, sha256: str, revision: str, device: str = "cpu"
@@ -165,6 +178,7 @@ class EmbeddedModel:
         self.description = {"channels": CHANNELS, "block": BLOCK}
         self._device = device
         self._transform = transform.eval().to(device, memory_format=torch.channels_last)
+        transform.analysis.light = transform.synthesis.light = device == "cpu" and _has_bfloat16()
 
     def source(self, picture: Picture) -> Planes:
         rows, columns = -(-picture.height // BLOCK), -(-picture.width // BLOCK)
@@ -183,7 +197,9 @@ class EmbeddedModel:
         return Planes(np.full((rows * 16, columns * 16), 128, np.uint8), chroma, chroma)
 
     def predict(self, reference: Planes, motion: np.ndarray) -> Planes:
-        return Planes(*(compensate(plane, motion, size) for plane, size in zip(reference, (16, 8, 8))))
+        y = compensate(reference.y, motion, 16)
+        chroma = compensate(np.dstack(reference[1:]), motion, 8)
+        return Planes(y, *(np.ascontiguousarray(chroma[..., i]) for i in (0, 1)))
 
     @torch.inference_mode()
     def analyse(self, source: Planes, prediction: Planes, step: float) -> np.ndarray:
@@ -211,12 +227,17 @@ class EmbeddedModel:
         return to_patches(y, u, v).to(torch.float32, memory_format=torch.channels_last)
 
 
+def _has_bfloat16() -> bool:
+    """Does this CPU multiply bfloat16 in hardware? Elsewhere float32 is faster."""
+    return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
+
+
 def _pad(plane: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.pad(plane, ((0, height - plane.shape[0]), (0, width - plane.shape[1])), mode="edge")
 
 
 def load_embedded(
-    name: str = DEFAULT_MODEL, *, device: str = "auto", revision: str | None = None
+    name: str = DEFAULT_MODEL, *, device: str = "auto", revision: str | None = None, download: bool = False
 ) -> EmbeddedModel:
     """The model that ships with the package, on "cpu" or "cuda" ("auto": cuda where there is one)."""
     data = WEIGHTS.read_bytes()

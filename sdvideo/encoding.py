@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
@@ -31,7 +32,9 @@ from .settings import EncodeSettings, step_index
 from .symbols import FramePlan, code_frame
 
 _PIECE = 1 << 20
-Progress = Callable[[int, "int | None", int], None]
+# A vector costs more than its own bits: its neighbours are foreseen by it.
+_MOTION_PENALTY = 2
+Progress = Callable[[int, "int | None", int, "Fraction | None"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,31 +54,32 @@ def encode(
     *,
     overwrite: bool = False,
     resume: bool = False,
-    progress: Progress = lambda done, total, size: None,
+    progress: Progress = lambda done, total, size, rate: None,
     **settings,
 ) -> EncodeResult:
     """Encode a video into an .sdv file.
 
     source: a path, or "-" for standard input. destination: by default the source's name with .sdv. settings: the
     fields of EncodeSettings. resume: go on from what an interrupted call left beside the destination. progress: called
-    after every frame with (frames done, frames in all or None, bytes so far). Raises the errors of errors.py.
+    after every frame with (frames done, frames in all or None, bytes so far, average frames per second or None).
+    Raises the errors of errors.py.
     """
     begin = time.monotonic()
     chosen = EncodeSettings(**settings)
     path = Path(destination) if destination is not None else default_output(source)
     check_output(path, source, overwrite)
     with open_source(source) as video, whole_file(path, keep_interrupted=True) as part:
-        model = load_model(chosen.model, device=chosen.device)
+        model = load_model(chosen.model, device=chosen.device, colour=video.info.colour)
         with _Store(part, _header(video, model, chosen), resume) as store:
             if video.seekable:
                 store.write_tracks(video.track_files())
             total = video.count_frames()
-            rate = _rate_control(chosen, video.info, total, store.size)
+            rate = _rate_control(chosen, video.info, total, store.size - store.earlier_size)
             for frame in store.earlier:
                 rate.spent(frame.kind == KEY, frame.step, len(frame.data))
-            encoder = FrameEncoder(model, video.info.height, video.info.width, rate, chosen.keyint)
+            encoder = FrameEncoder(model, video.info.height, video.info.width, rate, chosen.keyint, chosen.preset)
             with ahead(islice(video.frames(), store.frames, None)) as frames:
-                for group in _groups(frames, encoder, store, total, progress):
+                for group in _groups(frames, encoder, store, total, video.info.rate, progress):
                     store.write_group(group)
             if not video.seekable:
                 store.write_tracks(video.track_files())
@@ -86,8 +90,16 @@ def encode(
 class FrameEncoder:
     """Codes frame after frame, each against the one before as the decoder will have it."""
 
-    def __init__(self, model: LatentModel, height: int, width: int, rate: RateControl, keyint: int):
-        self._model, self._rate, self._keyint = model, rate, keyint
+    def __init__(
+        self,
+        model: LatentModel,
+        height: int,
+        width: int,
+        rate: RateControl,
+        keyint: int,
+        preset: str = "balanced",
+    ):
+        self._model, self._rate, self._keyint, self._preset = model, rate, keyint, preset
         self._height, self._width = height, width
         self._blank = blank_symbols(model, height, width)
         self._in_group = 0
@@ -106,21 +118,21 @@ class FrameEncoder:
         step = step_size(index)
 
         units = model.analyse(source, prediction, step) / np.float32(step)
-        coded = np.ones_like(self._before.coded) if key else worth_coding(units)
+        coded = np.ones_like(self.symbols.coded) if key else worth_coding(units)
         end = Chooser()
-        symbols = code_frame(end, model.coder, self._before, key, index, FramePlan(motion, coded, units))
+        symbols = code_frame(end, model.coder, self.symbols, key, index, FramePlan(motion, coded, units))
         data = b"" if symbols.still else end.finish()
         self._reference = model.synthesise(prediction, dequantise(symbols.latent, step), symbols.coded, step)
 
-        self._before, self._last_source = symbols, source
+        self.symbols, self._last_source = symbols, source
         self._in_group += 1
         self._rate.spent(key, index, len(data))
         return CodedFrame(frame.pts, frame.duration, KEY if key else PREDICTED, index, data)
 
     def _begin_group(self) -> None:
         self._in_group = 0
-        self._before = self._blank
-        self._estimator = Estimator(*self._blank.motion.shape[1:])
+        self.symbols = self._blank
+        self._estimator = Estimator(*self._blank.motion.shape[1:], self._preset)
 
     def _predict(self, source, step: float):
         """Motion, prediction, and whether the prediction is no good at all."""
@@ -128,14 +140,19 @@ class FrameEncoder:
         if seen is None:
             seen = self._model.luma(self._last_source)
         luma = self._model.luma(source)
-        motion = self._estimator.estimate(luma, seen, penalty=LAMBDA**0.5 * step)
+        motion = self._estimator.estimate(luma, seen, penalty=_MOTION_PENALTY * LAMBDA * step**2)
         prediction = self._model.predict(self._reference, motion)
         warped = self._model.luma(prediction)
         return motion, prediction, is_cut(luma, compensate(seen, motion) if warped is None else warped)
 
 
 def _groups(
-    frames: Iterable[Frame], encoder: FrameEncoder, store: _Store, total: int | None, progress: Progress
+    frames: Iterable[Frame],
+    encoder: FrameEncoder,
+    store: _Store,
+    total: int | None,
+    rate: Fraction | None,
+    progress: Progress,
 ) -> Iterator[Group]:
     """Code the frames that follow those in the store, group by group."""
     first, coded, size = store.frames, [], 0
@@ -146,7 +163,7 @@ def _groups(
             first, coded, size = store.frames, [], 0
         coded.append(following)
         size += len(following.data)
-        progress(first + len(coded), total, store.size + size)
+        progress(first + len(coded), total, store.size + size, rate)
     if coded:
         yield Group(first, tuple(coded))
 
@@ -156,6 +173,7 @@ class _Store:
 
     def __init__(self, part: Path, header: Header, resume: bool):
         self.earlier: list[CodedFrame] = []
+        self.earlier_size = 0
         self._track_bytes: tuple[int, ...] = ()
         self.groups = 0
         if resume and part.exists() and self._same(part, header):
@@ -168,6 +186,7 @@ class _Store:
             with Reader(part) as reader:
                 if reader.header == header:
                     self.groups = len(reader.groups)
+                    self.earlier_size = sum(entry.end - entry.offset for entry in reader.groups)
                     self.earlier = [f for i in range(self.groups) for f in reader.read_group(i).frames]
                     return True
         except FormatError:

@@ -14,7 +14,7 @@ import numpy as np
 from .container import ModelId
 from .errors import ModelError
 from .motion import BLOCK
-from .picture import Picture
+from .picture import Colour, Picture
 from .settings import DEFAULT_MODEL
 from .symbols import FrameSymbols, LatentCoder
 
@@ -23,13 +23,15 @@ class LatentModel(Protocol):
     """A latent model. References and predictions are its own affair; they are handed back to it as they came.
 
     id: name, revision and hash that go into the file. block: pixels of the picture per latent position and side.
-    coder: how its latents become bits. description: what else the decoder must know, JSON values.
+    coder: how its latents become bits. description: what else is to be known of it, JSON values. colour: how the code
+    values of the pictures mean colours, for models that see RGB.
     """
 
     id: ModelId
     block: int
     coder: LatentCoder
     description: dict[str, Any]
+    colour: Colour
 
     def source(self, picture: Picture) -> Any:
         """Prepare a picture for analyse; padded as the model needs it."""
@@ -67,17 +69,28 @@ def blank_symbols(model: LatentModel, height: int, width: int) -> FrameSymbols:
 
 
 def load_model(
-    name: str = DEFAULT_MODEL, *, device: str = "auto", expected: ModelId | None = None
+    name: str | None = None,
+    *,
+    device: str = "auto",
+    colour: Colour | None = None,
+    expected: ModelId | None = None,
 ) -> LatentModel:
-    """Find a latent model by name: "embedded", a folder of a diffusers autoencoder, or a Hub id.
+    """Find a latent model by name: "embedded" (None), a folder of a diffusers autoencoder, or a Hub id.
 
-    expected: what a file was made with; another revision or hash is a ModelError, never a wrong picture.
+    colour: of the pictures it will see. expected: what a file was made with. Without a name of the caller's own that
+    model is looked for on this machine only: a file must not make anybody download anything. Another hash is a
+    ModelError, never a wrong picture.
     """
+    download = name is not None
+    name = name or (expected.name if expected else DEFAULT_MODEL)
     if name == DEFAULT_MODEL:
         from .embedded import load_embedded as load
     else:
         from .autoencoder import load_autoencoder as load
-    model = load(name, device=device, revision=expected.revision if expected else None)
+    revision = expected.revision if expected else None
+    model = load(name, device=device, revision=revision, download=download)
+    if colour is not None:
+        model.colour = colour
     if expected is not None and model.id.sha256 != expected.sha256:
         raise ModelError(
             f"the file was made with model {expected.name} of sha256 {expected.sha256[:12]}...; "

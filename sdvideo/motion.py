@@ -25,8 +25,8 @@ _OWN = {
 def compensate(plane: np.ndarray, field: np.ndarray, block: int = BLOCK) -> np.ndarray:
     """Warp a plane of the reference by a motion field.
 
-    plane: uint8 [H, W], both multiples of block. field: int16 [2, H/block, W/block], quarters of a luma pixel.
-    block: 16 for luma, 8 for 4:2:0 chroma. Returns uint8 [H, W].
+    plane: uint8 [H, W] or [H, W, 2], H and W multiples of block. field: int16 [2, H/block, W/block], quarters of a luma pixel.
+    block: 16 for luma, 8 for 4:2:0 chroma. Returns the same shape.
     """
     if not field.any():
         return plane.copy()
@@ -38,7 +38,8 @@ def compensate(plane: np.ndarray, field: np.ndarray, block: int = BLOCK) -> np.n
     for look_y, weight_y in ((here_y, own_y), (beside_y, 16 - own_y)):
         for look_x, weight_x in ((here_x, own_x), (beside_x, 16 - own_x)):
             seen = _warp(plane, field[:, look_y[:, None], look_x], BLOCK // block, cv2.INTER_CUBIC)
-            total += seen * (weight_y[:, None] * weight_x)
+            weight = weight_y[:, None] * weight_x
+            total += seen * weight.reshape(*weight.shape, *[1] * (plane.ndim - 2))
     return (total >> 8).astype(np.uint8)
 
 
@@ -50,7 +51,7 @@ def _halves(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _warp(plane: np.ndarray, field: np.ndarray, subsampling: int, interpolation: int) -> np.ndarray:
     """Look up every sample where its vector points; each vector of the field holds for an equal rectangle."""
-    height, width = plane.shape
+    height, width = plane.shape[:2]
     x, y = (
         cv2.resize(component.astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST)
         for component in field
@@ -62,19 +63,28 @@ def _warp(plane: np.ndarray, field: np.ndarray, subsampling: int, interpolation:
     return cv2.remap(plane, x, y, interpolation, borderMode=cv2.BORDER_REPLICATE)
 
 
+# By preset: how carefully DIS looks, and by how many quarter pixels its proposals are then refined, round by round.
+_EFFORT = {
+    "fast": (cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, (2,)),
+    "balanced": (cv2.DISOPTICAL_FLOW_PRESET_FAST, (2, 1)),
+    "best": (cv2.DISOPTICAL_FLOW_PRESET_MEDIUM, (8, 4, 2, 1, 1)),
+}
+
+
 class Estimator:
     """Finds the motion field of each picture against its reference.
 
     DIS flow (Kroeger et al. 2016, OpenCV's) proposes a vector for each block; so do rest, the block's last vector and
-    its neighbours. The cheapest in SAD + penalty * bits stays, and is then refined in half and quarter pixels.
+    its neighbours. The cheapest in squared error + penalty * bits stays, and is then refined in half and quarter pixels.
     """
 
-    def __init__(self, rows: int, columns: int):
-        self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    def __init__(self, rows: int, columns: int, preset: str = "balanced"):
+        care, self._rounds = _EFFORT[preset]
+        self._dis = cv2.DISOpticalFlow_create(care)
         self._last = np.zeros((2, rows, columns), np.int16)
 
     def estimate(self, current: np.ndarray, reference: np.ndarray, penalty: float) -> np.ndarray:
-        """current, reference: luma, uint8 [H, W]. penalty: grey levels of SAD that one bit is worth.
+        """current, reference: luma, uint8 [H, W]. penalty: squared error that one bit is worth.
 
         Returns a motion field, int16 [2, H/16, W/16].
         """
@@ -88,7 +98,7 @@ class Estimator:
         for _ in range(2):
             search.expect_neighbours()
             search.propose(search.expected)
-        for reach in (2, 1):
+        for reach in self._rounds:
             search.expect_neighbours()
             centre = search.field
             for step in ((reach, 0), (-reach, 0), (0, reach), (0, -reach)):
@@ -98,24 +108,25 @@ class Estimator:
 
 
 class _Search:
-    """The best field so far, its SAD and its cost, block by block."""
+    """The best field so far, its squared error and its cost, block by block."""
 
     def __init__(self, current: np.ndarray, reference: np.ndarray, penalty: float):
         self._current, self._reference, self._penalty = current, reference, penalty
         self._blocks = (current.shape[1] // BLOCK, current.shape[0] // BLOCK)
         self.field = np.zeros((2, *self._blocks[::-1]), np.int16)
         self.expected = self.field
-        self._sad = self._cost = np.full(self._blocks[::-1], np.inf, np.float32)
+        self._error = self._cost = np.full(self._blocks[::-1], np.inf, np.float32)
 
     def propose(self, field: np.ndarray) -> None:
         """Take over the vectors of this field that cost less."""
         seen = _warp(self._reference, field, 1, cv2.INTER_LINEAR)
         difference = cv2.absdiff(self._current, seen)
-        sad = cv2.resize(difference, self._blocks, interpolation=cv2.INTER_AREA).astype(np.float32) * BLOCK**2
-        cost = sad + self._penalty * self._bits(field)
+        squares = cv2.multiply(difference, difference, dtype=cv2.CV_32F)
+        error = cv2.resize(squares, self._blocks, interpolation=cv2.INTER_AREA) * BLOCK**2
+        cost = error + self._penalty * self._bits(field)
         better = cost < self._cost
         self.field = np.where(better, field, self.field)
-        self._sad = np.where(better, sad, self._sad)
+        self._error = np.where(better, error, self._error)
         self._cost = np.where(better, cost, self._cost)
 
     def expect_neighbours(self) -> None:
@@ -126,11 +137,12 @@ class _Search:
             padded[:, y : y + rows, x : x + columns] for y, x in ((0, 1), (1, 0), (1, 1), (1, 2), (2, 1))
         ]
         self.expected = np.median(cross, axis=0).astype(np.int16)
-        self._cost = self._sad + self._penalty * self._bits(self.field)
+        self._cost = self._error + self._penalty * self._bits(self.field)
 
     def _bits(self, field: np.ndarray) -> np.ndarray:
         """About what each vector takes to code, given what the coder expects."""
-        return (1 + 2 * np.log2(1 + np.abs(field - self.expected, dtype=np.float32))).sum(0)
+        off = np.abs(field - self.expected, dtype=np.float32)
+        return np.where(off > 0, 2.5 + 2 * np.log2(np.maximum(off, 1)), 0.3).sum(0)
 
 
 def _whole(field: np.ndarray) -> np.ndarray:

@@ -1,32 +1,42 @@
 """The plain latent coder: latents of any number of channels, without a trained model of what they look like.
 
-Every choice below is made of integers that both sides know; // rounds down, sums are 64-bit. Positions are visited in
-the seven lattice passes of context.LATTICES, coarse to fine, so that all but the first pass look at four known
-neighbours N (a mirrored one at the border, 0 where there is none or where nothing is coded).
+Every choice below is made of integers that both sides know; // rounds down, sums are 64-bit. Positions are
+visited in the seven lattice passes of context.LATTICES, coarse to fine, so that all but the first pass look
+at four known neighbours N (a mirrored one at the border, 0 where there is none or where nothing is coded).
 
-The latent, channel after channel. A symbol is coded as its difference to an expected value e, and the table follows
-from the size m the difference is foreseen to have, in 2**-16:
-    e = (weight * sum(N) + 8) // 16                     weight 0..4: from nothing to the neighbours' mean
-    m = (2 * mean + local * L + place * P) // (2 + local + place)           local, place 0..4
-        mean = 65536 * S // n, of the channel so far: n differences, S the sum of their sizes; S and n begin with
-               the channel before it (sum and count // so many that at most 16 are left), in the first channel with
-               n = 1 and S the size of table `start`
-        L    = 16384 * sum |N - e|
-        P    = mean * A // 16, A how lively the place is in what is known of it (16: as the others): the mean, rounded
-               down, of its livelinesses in the earlier channels of this frame and in this channel of the frame before
-    table = the highest whose threshold is not above m, plus offset, within 1..63
-A size is at most 2047; the liveliness of a place in a channel is 16 * its size // (mean size of the coded places of that
-channel, at least 1 / 65536), at most 255, where the size is |difference| here and |symbol| in the frame before.
-First comes `start`, as a value under table 30, expected 32. Before a pass of at least 32 coded positions its weight,
-local, place and offset are coded, in this order, as values under table 14, expected to be those of the channel's pass
-before (in its first pass, of the first pass of the channel before it; at the very beginning 0, 0, 0, 0, in key frames 4,
-2, 1, 0). Smaller passes take over what is expected.
+The latent, channel after channel. A symbol is coded as its difference to an expected value e, and the table
+follows from the size m the difference is foreseen to have, in 2**-16:
+    e = (weight * sum(N) + 8) // 16                 weight 0..4: from nothing to the neighbours' mean
+    m = (2 * mean + local * L + place * P) // (2 + local + place)               local, place 0..4
+        mean = S // n: S the sum, in 2**-16, of the sizes of the n differences coded so far in this channel.
+               They begin with what the channel before left, each divided by max(1, n // 16), rounded down;
+               in the first channel with n = 1 and S the size of table `start`
+        L    = 16384 * the sum of the sizes of N - e
+        P    = mean * A // 16, where A is how lively the place is in what is known of it: the mean, rounded
+               down, of its livelinesses in the earlier channels of this frame, and in this channel of the
+               frame before if that had anything coded; 16 if there are none of these
+    table = 1 + how many of the thresholds are at most m, plus offset, but 1 at least and 63 at most
+The size of a number is its absolute value, at most 2047. The size of table k is that of its values on
+average, (ROOTS[k] << 32) // (2**32 - ROOTS[k]**2) in 2**-16; thresholds lie halfway, rounded down, between
+the sizes of tables 1 and 2, 2 and 3, ..., 62 and 63. The liveliness of a place in a channel is 2**20 * size
+// mean, at most 255, where size is that of its difference (of its symbol in the frame before), and mean =
+max(1, 65536 * sum // count) over the coded places of the channel.
 
-The map of coded blocks: first its `density`, as a value under table 20, expected to be the density of the map before: the
-table of bits whose odds are nearest to its share of coded blocks. Then the bits. The table of a bit comes from its
-context: how many of its four neighbours are coded (0..4), whether the block was coded in the frame before, whether at
-least three of its eight neighbours were (both no after a key frame). A context begins with 4 bits' worth of odds, those
-of table density + 5 * neighbours + 6 * before + 4 * around - 8, and counts the bits of earlier passes on top.
+First comes `start`, as a value under table 30, expected 32. Before each pass that has at least 32 coded
+positions its weight, local, place and offset are coded, as values under table 14; expected are those of the
+channel's pass before, in its first pass those of the first pass of the channel before it, at the very
+beginning 4, 2, 1, 0 in key frames and 0, 0, 0, 0 in others. Smaller passes use what is expected. Passes
+without coded positions are left out. Whatever was decoded is clipped: start to 0..63, weight, local and
+place to 0..4, offset to -64..64.
+
+The map of coded blocks. First its `density`, as a value under table 20, clipped to 0..63; expected is that of
+the map before. A map's density is 24 if it is empty, else the number of thresholds below 65536 * its ones //
+its size; thresholds lie halfway, rounded down, between the ODDS. Then the bits. The context of a bit is how
+many of its four neighbours are coded (0..4), whether the block was coded in the frame before, and whether at
+least three of its eight neighbours were; if all blocks were, as in key frames, the map before counts as
+empty. A context begins as if it had seen 4 bits with the odds of table density + 5 * neighbours + (0, 4, 6,
+10)[2 * before + around] - 8, clipped to 0..63, and after each pass counts its bits. The table of a bit is
+the number of thresholds that are at most 65536 * ones // bits of its context.
 """
 
 from __future__ import annotations
@@ -34,7 +44,7 @@ from __future__ import annotations
 import numpy as np
 
 from .entropy import ODDS, ROOTS, TABLES, value_costs
-from .symbols import FrameSymbols, lattices
+from .symbols import lattices, plain_motion_tables
 
 _LARGEST = 2047
 _ONE = 1 << 16
@@ -43,7 +53,7 @@ _PARAMETER_TABLE = np.full(4, 14, np.uint8)
 _LEAST, _MOST = (0, 0, 0, -TABLES), (4, 4, 4, TABLES)
 _KEY_PARAMETERS, _OTHER_PARAMETERS = (4, 2, 1, 0), (0, 0, 0, 0)
 
-# Mean |n| under each table of values, in 2**-16: s / (1 - s^2); between two of them the threshold of the upper one.
+# Mean |n| under each table of values, s / (1 - s^2), in 2**-16.
 _SIZES = np.array([(root << 32) // ((1 << 32) - root * root) for root in ROOTS], np.int64)
 _THRESHOLDS = (_SIZES[1:-1] + _SIZES[2:]) // 2
 _ODDS = np.array(ODDS, np.int64)
@@ -63,11 +73,14 @@ class PlainCoder:
     def __init__(self, channels: int):
         self.channels = channels
 
+    def motion_tables(self, deviations, stage, index):
+        return plain_motion_tables(deviations, stage)
+
     def code_map(self, end, before, motion, step, coded):
         """The map of coded blocks, bool [h, w]."""
         rows, columns = before.coded.shape
         last = np.zeros_like(before.coded) if before.coded.all() else before.coded
-        density = _code_one(end, 20, _density(last), None if coded is None else _density(coded), 0, TABLES - 1)
+        density = _code_table(end, 20, _density(last), None if coded is None else _density(coded))
         around = _box(last.astype(np.int64)) >= 3
         context = (2 * last + around).reshape(-1)
         prior = np.add.outer(5 * np.arange(5), [0, 4, 6, 10]).ravel() + density - 8
@@ -86,8 +99,9 @@ class PlainCoder:
         """The latent, int32 [h, w, channels]; units: float32 [h, w, channels] from the encoder, else None."""
         here = coded.reshape(-1)
         units = None if units is None else units.reshape(here.size, self.channels)
-        start = _code_one(end, 30, 32, None if units is None else _table_near(units[here, 0]), 0, TABLES - 1)
-        walk = _Walk(end, coded, int(_SIZES[start]), _KEY_PARAMETERS if before is None else _OTHER_PARAMETERS)
+        start = _code_table(end, 30, 32, None if units is None else _table_near(units[here, 0]))
+        first = _KEY_PARAMETERS if before is None else _OTHER_PARAMETERS
+        walk = _Walk(end, coded, int(_SIZES[start]), first)
         symbols = np.zeros((here.size, self.channels), np.int32)
         for channel in range(self.channels):
             lively = []
@@ -170,12 +184,13 @@ class _Pass:
 
 
 def _best_parameters(seen: _Pass, last: tuple, units: np.ndarray) -> list[int]:
-    """The parameters a pass of the encoder is cheapest with, found one after the other; units: float32 [n]."""
+    """The parameters that make a pass cheap, found one after the other; units: float32 [n]."""
     costs = value_costs()
     change = costs[_PARAMETER_TABLE[0]]
 
     def spread(weight):
-        return len(units) * np.log2(np.abs(units - seen.expected(weight)).mean() + 0.3) + change[abs(weight - last[0])]
+        apart = np.abs(units - seen.expected(weight)).mean()
+        return len(units) * np.log2(apart + 0.3) + change[abs(weight - last[0])]
 
     weight = min(range(_MOST[0] + 1), key=spread)
     sizes = np.floor(np.abs(units - seen.expected(weight)) + _DEAD)
@@ -195,11 +210,11 @@ def _best_parameters(seen: _Pass, last: tuple, units: np.ndarray) -> list[int]:
     return [weight, local, place, offset(local, place)[1]]
 
 
-def _code_one(end, table: int, expected: int, wanted: int | None, least: int, most: int) -> int:
-    """Code one number exactly, within bounds."""
+def _code_table(end, table: int, expected: int, wanted: int | None) -> int:
+    """Code the number of a table."""
     wanted = None if wanted is None else np.array([wanted], np.int32)
     value = end.exactly(np.array([table], np.uint8), np.array([expected], np.int32), wanted)
-    return min(max(int(value[0]), least), most)
+    return int(value[0].clip(0, TABLES - 1))
 
 
 def _table(sizes: np.ndarray) -> np.ndarray:

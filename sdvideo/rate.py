@@ -77,7 +77,6 @@ class TargetSize:
         index = next((i for i in range(FINEST, STEPS) if step_size(i) >= step), STEPS - 1)
         if self._last is not None and self._predicted.known:
             index = min(max(index, self._last - _SWIFT), self._last + _SWIFT)
-        self._last = index
         return max(FINEST, index - KEY_BONUS) if key else index
 
     def spent(self, key: bool, index: int, size: int) -> None:

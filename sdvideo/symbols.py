@@ -6,9 +6,8 @@ either writes them or reads them, and the walk goes on with what it got.
 Frame data, as a group stores it (see container.py), is the words of one range-coder run (see entropy.py). No words at
 all say "as the frame before": no motion, nothing coded. Otherwise
 1. predicted frames: one bit under table 32, is there motion? If so the field in seven lattice passes
-   (context.LATTICES): all dx of the pass, then all dy. Expected is the mean of the middle two of the four neighbours,
-   rounded down; in the first pass the last frame's vector. The table is MOTION_TABLES[8 log2(1 + largest - smallest
-   neighbour), rounded down], in the first pass table 20;
+   (context.LATTICES), dx and dy of each block in turn, as differences to what context.expected_motion says, under
+   tables by the model's coder; decoded vectors are clipped to +-motion.LIMIT;
 2. predicted frames: one bit under table 32, is any block coded? Then the map, by the model's coder;
 3. the latent of the coded blocks (of all in key frames), by the model's coder.
 """
@@ -64,32 +63,35 @@ class LatentCoder(Protocol):
     name: str
     channels: int
 
+    def motion_tables(self, deviations: torch.Tensor, stage: int, index: int) -> np.ndarray:
+        """Tables for the motion vectors of a lattice pass, uint8 [n, 2], 1..63; see context.expected_motion."""
+
     def code_map(
         self, end, before: FrameSymbols, motion: np.ndarray, index: int, coded: np.ndarray | None
     ) -> np.ndarray:
         """The map of coded blocks, bool [h, w]."""
 
     def code_latent(
-        self, end, before: FrameSymbols | None, coded: np.ndarray, step: int, units: np.ndarray | None
+        self, end, before: FrameSymbols | None, coded: np.ndarray, index: int, units: np.ndarray | None
     ) -> np.ndarray:
         """The latent, int32 [h, w, channels]; before is None in key frames."""
 
 
 def code_frame(
-    end, coder: LatentCoder, before: FrameSymbols, key: bool, step: int, plan: FramePlan | None = None
+    end, coder: LatentCoder, before: FrameSymbols, key: bool, index: int, plan: FramePlan | None = None
 ) -> FrameSymbols:
     """Walk one frame. before: the frame before (its shapes tell the sizes, also for key frames); plan: the encoder's."""
     motion, coded = np.zeros_like(before.motion), np.ones_like(before.coded)
     if not key:
-        motion = _code_motion(end, before.motion, None if plan is None else plan.motion)
+        motion = _code_motion(end, coder, before.motion, None if plan is None else plan.motion, index)
         some = end.bits(_EVEN, None if plan is None else np.array([plan.coded.any()]))
         coded = np.zeros_like(coded)
         if some[0]:
-            coded = coder.code_map(end, before, motion, step, None if plan is None else plan.coded)
+            coded = coder.code_map(end, before, motion, index, None if plan is None else plan.coded)
     latent = np.zeros_like(before.latent)
     if coded.any():
         latent = coder.code_latent(
-            end, None if key else before, coded, step, None if plan is None else plan.units
+            end, None if key else before, coded, index, None if plan is None else plan.units
         )
     return FrameSymbols(motion, coded, latent)
 
@@ -105,25 +107,29 @@ def lattices(rows: int, columns: int) -> list[tuple[int, np.ndarray, np.ndarray]
     return passes
 
 
-def _code_motion(end, last: np.ndarray, motion: np.ndarray | None) -> np.ndarray:
+def _code_motion(end, coder: LatentCoder, last: np.ndarray, motion: np.ndarray | None, index: int) -> np.ndarray:
     moving = end.bits(_EVEN, None if motion is None else np.array([motion.any()]))
     if not moving[0]:
         return np.zeros_like(last)
     rows, columns = last.shape[1:]
-    known = np.zeros((2, rows * columns + 1), np.int32)
+    before = torch.from_numpy(last.reshape(2, -1).T.astype(np.int64))
+    wanted = None if motion is None else motion.reshape(2, -1).T.astype(np.int32)
+    known = torch.zeros(rows * columns + 1, 2, dtype=torch.int64)
     for stage, at, near in lattices(rows, columns):
-        if stage == 0:
-            expected = last.reshape(2, -1)[:, at].astype(np.int32)
-            tables = np.full(expected.shape, _FIRST_TABLE, np.uint8)
-        else:
-            around = np.sort(known[:, near], -1)
-            expected = (around[..., 1] + around[..., 2]) >> 1
-            apart = torch.from_numpy(around[..., 3] - around[..., 0])
-            tables = MOTION_TABLES[context.magnitudes(apart).numpy().astype(np.uint8)]
-        wanted = None if motion is None else motion.reshape(2, -1)[:, at].ravel().astype(np.int32)
-        values = end.exactly(tables.ravel(), expected.ravel(), wanted)
-        known[:, at] = values.reshape(2, -1).clip(-LIMIT, LIMIT)
-    return known[:, :-1].reshape(last.shape).astype(np.int16)
+        expected, deviations = context.expected_motion(known, before, stage, at, torch.from_numpy(near))
+        tables = coder.motion_tables(deviations, stage, index)
+        vectors = None if wanted is None else wanted[at].ravel()
+        values = end.exactly(tables.ravel(), expected.numpy().astype(np.int32).ravel(), vectors)
+        known[at] = torch.from_numpy(values.reshape(-1, 2).clip(-LIMIT, LIMIT).astype(np.int64))
+    return known[:-1].T.reshape(last.shape).numpy().astype(np.int16)
+
+
+def plain_motion_tables(deviations: torch.Tensor, stage: int) -> np.ndarray:
+    """Tables of vectors for coders without a network of their own, uint8 [n, 2]: by how far the neighbours differ."""
+    if stage == 0:
+        return np.full((len(deviations), 2), _FIRST_TABLE, np.uint8)
+    apart = deviations[:, :4].amax(1) - deviations[:, :4].amin(1)
+    return MOTION_TABLES[context.magnitudes(apart).numpy().astype(np.uint8)]
 
 
 class ContextCoder:
@@ -133,28 +139,38 @@ class ContextCoder:
     channels = context.CHANNELS
 
     def __init__(self, model: context.ContextModel):
-        self._model = model.eval()
+        self._model = model.freeze()
+        self._last: tuple[np.ndarray, torch.Tensor, torch.Tensor] | None = None
+
+    def _features(self, latent: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """context.previous_features of a frame before, which the map and the latent both ask for."""
+        if self._last is None or self._last[0] is not latent:
+            self._last = (latent, *context.previous_features(torch.from_numpy(latent)))
+        return self._last[1:]
 
     @torch.no_grad()
-    def code_map(self, end, before, motion, step, coded):
+    def motion_tables(self, deviations, stage, index):
+        return _tables(self._model.motion_tables(deviations, stage, context.step_input(index)), least=1)
+
+    @torch.no_grad()
+    def code_map(self, end, before, motion, index, coded):
         rows, columns = before.coded.shape
-        latent = torch.from_numpy(before.latent)
-        _, bands = context.previous_features(latent)
+        magnitude, bands = self._features(before.latent)
         field = torch.from_numpy(motion.astype(np.int64))
-        known = torch.zeros(rows * columns, dtype=torch.int64)
-        around = self._model.surroundings(latent, bands, field)
+        known, step = torch.zeros(rows * columns, dtype=torch.int64), context.step_input(index)
+        around = self._model.surroundings(magnitude, bands, field)
         for stage, at, near in lattices(rows, columns):
-            index = self._model.coded_blocks(known, around, stage, at, near, context.step_input(step))
-            bits = end.bits(_tables(index), None if coded is None else coded.reshape(-1)[at])
+            tables = _tables(self._model.coded_blocks(known, around, stage, at, near, step))
+            bits = end.bits(tables, None if coded is None else coded.reshape(-1)[at])
             known[at] = torch.from_numpy(bits.astype(np.int64))
         return known.view(rows, columns).numpy() > 0
 
     @torch.no_grad()
-    def code_latent(self, end, before, coded, step, units):
-        model, key, step = self._model, before is None, context.step_input(step)
+    def code_latent(self, end, before, coded, index, units):
+        model, key, step = self._model, before is None, context.step_input(index)
         rows, columns = coded.shape
         last = np.zeros((rows, columns, self.channels), np.int32) if key else before.latent
-        previous, previous_bands = context.previous_features(torch.from_numpy(last))
+        previous, previous_bands = self._features(last)
         symbols = np.zeros((rows, columns, self.channels), np.int32)
         magnitude = torch.zeros(rows, columns, self.channels)
         here = torch.from_numpy(coded)
@@ -168,10 +184,10 @@ class ContextCoder:
             at, near = torch.from_numpy(at[chosen]), torch.from_numpy(near[chosen])
             if not len(at):
                 continue
-            index, expected = model.lattice(flat, before_flat, before_box, stage, at, near, key, step)
+            foreseen, expected = model.lattice(flat, before_flat, before_box, stage, at, near, key, step)
             wanted = None if units is None else units.reshape(-1, self.channels)[at, :group0].ravel()
             expected = expected.floor().numpy().astype(np.int32).ravel()
-            values = end.values(_tables(index).ravel(), expected, wanted).reshape(-1, group0)
+            values = end.values(_tables(foreseen).ravel(), expected, wanted).reshape(-1, group0)
             flat[at] = torch.from_numpy(values.astype(np.int64))
         symbols[..., :group0] = flat.view(rows, columns, group0).numpy()
         magnitude[..., :group0] = context.magnitudes(flat).view(rows, columns, group0)
@@ -182,8 +198,8 @@ class ContextCoder:
                 select = context.checkerboard(rows, columns, phase) & here
                 if not select.any():
                     continue
-                index = model.group(magnitude, previous, previous_bands, group, phase, select, key, step)
-                tables = _tables(index)
+                foreseen = model.group(magnitude, previous, previous_bands, group, phase, select, key, step)
+                tables = _tables(foreseen)
                 where = select.numpy()
                 wanted = None if units is None else units[where, start:stop].ravel()
                 values = end.values(tables.ravel(), np.zeros(tables.size, np.int32), wanted).reshape(
@@ -194,5 +210,5 @@ class ContextCoder:
         return symbols
 
 
-def _tables(index: torch.Tensor) -> np.ndarray:
-    return index.floor().clamp(0, context.TABLES - 1).numpy().astype(np.uint8)
+def _tables(index: torch.Tensor, least: int = 0) -> np.ndarray:
+    return index.floor().clamp(least, context.TABLES - 1).numpy().astype(np.uint8)

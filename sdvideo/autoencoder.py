@@ -1,0 +1,571 @@
+"""Frozen image autoencoders of diffusers as latent models.
+
+Any 4-D one fits (AutoencoderKL of Stable Diffusion and FLUX, AutoencoderTiny, AutoencoderDC, ...), from a
+folder or from the Hugging Face Hub. Its class is the one config.json names; its weights are safetensors,
+never pickles; how many channels and how many pixels per latent it has is found by trying.
+
+The scale. Diffusion models are trained on latents of unit deviation, so an autoencoder's config tells the
+scale of its latents: (raw - shift_factor) * scaling_factor. Here that is multiplied by 64, to be measured in
+the codec's steps, which are meant for grey levels: quality 50 quantises a latent to a third of its
+deviation, quality 100 to a thirtieth. A reference holds sixteenths of that in integers. Prediction is a warp
+of these integers in integers, the same on every machine, and no network takes part in it: networks run only
+before quantising and for the picture.
+
+The picture. Autoencoders see the whole of a latent at once: a change somewhere changes samples everywhere, a
+little. So only what lies near a change since the last painted picture is painted anew, the rest stays as it
+is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from .colour import from_rgb, to_rgb
+from .container import ModelId
+from .errors import ModelError
+from .latents import choose_device
+from .motion import BLOCK
+from .picture import Colour, Picture
+from .plain import PlainCoder
+
+LEVELS = 64  # steps of size 1 in one standard deviation of a latent
+FINE = 16  # integers of a reference in a step of size 1
+LIMIT = 2**22 - 1  # of these integers; a bilinear sum of them fits 32 bits
+
+_TILED = 2**20  # pixels above which a picture is worked on in tiles
+_TILE, _OVERLAP = 512, 64  # pixels
+_REACH = 3  # latents around a changed one that are painted anew, and one more to fade
+_PROBE = (128, 192)  # pixels
+
+_WEIGHTS = "diffusion_pytorch_model"
+_VARIANTS = ("", ".fp16", ".bf16")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+log = logging.getLogger("sdvideo")
+
+
+# --- the model ----------------------------------------------------------------------------------------------
+
+
+class Source(NamedTuple):
+    """A picture to be coded.
+
+    luma: uint8 [H, W], multiples of 16; latent: float32 [h, w, channels], in steps of size 1.
+    """
+
+    luma: np.ndarray
+    latent: np.ndarray
+
+
+@dataclass(eq=False, slots=True)
+class Reference:
+    """A dequantised latent and what it looks like.
+
+    values: int32 [h, w, channels], FINE to a step of size 1. seen: its picture, once it has been painted.
+    earlier: values and picture of the painted reference that this one comes from.
+    """
+
+    values: np.ndarray
+    seen: Picture | None = None
+    earlier: tuple[np.ndarray, Picture] | None = None
+
+    def follow(self, values: np.ndarray) -> Reference:
+        """A reference that comes from this one."""
+        return Reference(values, earlier=self.earlier if self.seen is None else (self.values, self.seen))
+
+
+class AutoencoderModel:
+    """A frozen autoencoder as a latent model (see latents.py). Not for use by several threads at once.
+
+    colour: what the code values of pictures mean; set it before the first picture.
+    """
+
+    def __init__(self, network: torch.nn.Module, model_id: ModelId, device: str = "cpu"):
+        """network: encodes and decodes as in diffusers. Raises ModelError if it is no image autoencoder."""
+        config = network.config
+        full = device == "cpu" or getattr(config, "force_upcast", False)
+        self._dtype = torch.float32 if full else torch.float16
+        self._device = device
+        self._network = network.eval().requires_grad_(False)
+        self._convert(memory_format=torch.channels_last)
+        self._scale = LEVELS * _number(config, "scaling_factor", 1.0)
+        self._shift = _number(config, "shift_factor", 0.0)
+        if self._scale <= 0:
+            raise ModelError(f"{type(network).__name__} has a scaling_factor that is not above 0")
+        channels, self.block = self._probe()
+        self.id = model_id
+        self.coder = PlainCoder(channels)
+        self.description = {
+            "channels": channels,
+            "block": self.block,
+            "class": type(network).__name__,
+            "scale": self._scale,
+            "shift": self._shift,
+        }
+        self.colour = Colour()
+
+    def source(self, picture: Picture) -> Source:
+        rows, columns = _grid(picture.height, picture.width, self.block)
+        rgb = _pad(to_rgb(picture, self.colour), rows * self.block, columns * self.block)
+        pixels = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 127.5 - 1
+        latent = self._everywhere(self._encode, pixels, self.block, 1)
+        latent = (latent - self._shift) * self._scale
+        luma_rows, luma_columns = _grid(picture.height, picture.width, BLOCK)
+        luma = _pad(picture.y, luma_rows * BLOCK, luma_columns * BLOCK)
+        return Source(luma, latent[0].permute(1, 2, 0).contiguous().numpy())
+
+    def luma(self, source: Source | Reference) -> np.ndarray | None:
+        return source.luma if isinstance(source, Source) else None
+
+    def blank(self, height: int, width: int) -> Reference:
+        return Reference(np.zeros((*_grid(height, width, self.block), self.coder.channels), np.int32))
+
+    def predict(self, reference: Reference, motion: np.ndarray) -> Reference:
+        if not motion.any():
+            return reference
+        return reference.follow(warp(reference.values, motion, self.block))
+
+    def analyse(self, source: Source, prediction: Reference, step: float) -> np.ndarray:
+        return source.latent - prediction.values.astype(np.float32) / FINE
+
+    def synthesise(
+        self, prediction: Reference, latent: np.ndarray, coded: np.ndarray, step: float
+    ) -> Reference:
+        if not coded.any():
+            return prediction
+        delta = np.clip(np.rint(latent * np.float32(FINE)), -LIMIT, LIMIT).astype(np.int32)
+        values = np.clip(prediction.values + delta, -LIMIT, LIMIT)
+        return prediction.follow(np.where(coded[..., None], values, prediction.values))
+
+    def picture(self, reference: Reference, height: int, width: int) -> Picture:
+        if reference.seen is None:
+            reference.seen, reference.earlier = self._repaint(reference, height, width), None
+        return reference.seen
+
+    def _repaint(self, reference: Reference, height: int, width: int) -> Picture:
+        """What changed since the earlier picture painted anew, all of it if there is none."""
+        if reference.earlier is None:
+            return self._paint(reference.values, height, width)
+        earlier, seen = reference.earlier
+        changed = (reference.values != earlier).any(-1)
+        if not changed.any():
+            return seen
+        new = self._paint(reference.values, height, width)
+        return _mix(seen, new, _surroundings(changed, self.block))
+
+    def _paint(self, values: np.ndarray, height: int, width: int) -> Picture:
+        latent = torch.from_numpy(values).permute(2, 0, 1)[None].float()
+        latent = latent / (FINE * self._scale) + self._shift
+        pixels = self._everywhere(self._decode, latent, 1, self.block)
+        pixels = pixels[0, :, :height, :width].add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+        return from_rgb(pixels.permute(1, 2, 0).contiguous().numpy(), self.colour)
+
+    def _probe(self) -> tuple[int, int]:
+        """Channels and pixels per latent, found by coding a grey picture."""
+        kind = type(self._network).__name__
+        try:
+            latent = self._encode(torch.zeros(1, 3, *_PROBE))
+            seen = self._decode(latent).shape
+            channels, rows, columns = latent.shape[1:]
+        except ModelError:
+            raise
+        except Exception as error:  # whatever a network for something else may raise
+            raise ModelError(f"{kind} is not an image autoencoder: {_line(error)}") from error
+        block = _PROBE[0] // rows
+        if seen != (1, 3, *_PROBE) or (rows * block, columns * block) != _PROBE:
+            raise ModelError(f"{kind} does not give a picture back at the size it had: it cannot be used")
+        return channels, block
+
+    def _everywhere(self, work: Callable, x: torch.Tensor, scale: int, scale_out: int) -> torch.Tensor:
+        """Do work on x, [1, c, h * scale, w * scale]: at once, or in overlapping tiles where that is a lot.
+
+        Returns [1, c', h * scale_out, w * scale_out], blended linearly where tiles overlap.
+        """
+        rows, columns = x.shape[2] // scale, x.shape[3] // scale
+        if rows * columns * self.block**2 <= _TILED:
+            return work(x)
+        total, weights = None, torch.zeros(rows * scale_out, columns * scale_out)
+        for top, bottom in _tiles(rows, self.block):
+            for left, right in _tiles(columns, self.block):
+                done = work(x[..., top * scale : bottom * scale, left * scale : right * scale])
+                fade = _overlap(self.block) * scale_out
+                weight = _ramp(done.shape[2], fade)[:, None] * _ramp(done.shape[3], fade)
+                if total is None:
+                    total = torch.zeros(1, done.shape[1], *weights.shape)
+                there = slice(top * scale_out, bottom * scale_out), slice(left * scale_out, right * scale_out)
+                total[(..., *there)] += done * weight
+                weights[there] += weight
+        return total / weights
+
+    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels -1..1, [1, 3, H, W] -> raw latent, float32 on the CPU."""
+        return self._run(lambda x: _latent_of(self._network.encode(x)), pixels)
+
+    def _decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """The inverse of _encode."""
+        return self._run(lambda x: self._network.decode(x).sample, latent)
+
+    @torch.inference_mode()
+    def _run(self, work: Callable, x: torch.Tensor) -> torch.Tensor:
+        y = work(x.to(self._device, self._dtype, memory_format=torch.channels_last)).float().cpu()
+        if torch.isfinite(y).all():
+            return y
+        if self._dtype == torch.float32:
+            raise ModelError(f"{type(self._network).__name__} computes numbers that are not finite")
+        log.warning("the autoencoder overflows in 16 bits: going on in 32")
+        self._dtype = torch.float32
+        self._convert()
+        return self._run(work, x)
+
+    def _convert(self, **options) -> None:
+        # Not diffusers' own to(), which warns of what it would keep in float32 even if that is nothing.
+        torch.nn.Module.to(self._network, self._device, self._dtype, **options)
+
+
+def _number(config: Any, key: str, default: float) -> float:
+    """A number of a config; the default where it is absent or None."""
+    value = getattr(config, key, None)
+    if value is None:
+        return default
+    if isinstance(value, (int, float)) and math.isfinite(value):
+        return float(value)
+    raise ModelError(f"the config of the autoencoder says {key} {str(value)[:40]}: not a number")
+
+
+def _latent_of(output: Any) -> torch.Tensor:
+    """The latent in what encode() of an autoencoder returns; of a distribution the most likely one."""
+    if hasattr(output, "latent_dist"):
+        return output.latent_dist.mode()
+    return output.latents if hasattr(output, "latents") else output.latent
+
+
+# --- sizes and tiles ----------------------------------------------------------------------------------------
+
+
+def _grid(height: int, width: int, block: int) -> tuple[int, int]:
+    return -(-height // block), -(-width // block)
+
+
+def _pad(samples: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Repeat the last samples of [H, W, ...] downwards and to the right."""
+    missing = [(0, height - samples.shape[0]), (0, width - samples.shape[1])]
+    return np.pad(samples, missing + [(0, 0)] * (samples.ndim - 2), mode="edge")
+
+
+def _overlap(block: int) -> int:
+    return -(-_OVERLAP // block)
+
+
+@lru_cache(maxsize=16)
+def _tiles(count: int, block: int) -> tuple[tuple[int, int], ...]:
+    """Where tiles begin and end along an axis of `count` latents, all of one size; the last overlaps more."""
+    size = min(count, max(_TILE // block, 2 * _overlap(block)))
+    starts = range(0, max(1, count - _overlap(block)), max(1, size - _overlap(block)))
+    return tuple((start, start + size) for start in (min(start, count - size) for start in starts))
+
+
+def _ramp(count: int, fade: int) -> torch.Tensor:
+    """Weights along a tile: rising over the first `fade` samples, falling over the last."""
+    inwards = torch.arange(count) + 0.5
+    return torch.minimum(inwards, inwards.flip(0)).clamp(max=fade) / fade
+
+
+# --- motion and change --------------------------------------------------------------------------------------
+
+
+def warp(values: np.ndarray, motion: np.ndarray, block: int) -> np.ndarray:
+    """Look up every latent where the motion points, bilinearly and in integers.
+
+    values: int32 [h, w, channels], at most LIMIT; motion: int16 [2, H/16, W/16] (dx, dy), quarters of a
+    pixel; block: pixels per latent. A latent moves by the mean vector of the 16x16 blocks it touches, rounded
+    to 1/16 of a latent; samples beyond the border are those at the border.
+    """
+    rows, columns = values.shape[:2]
+    x, y = _sixteenths(motion, rows, columns, block)
+    x += 16 * np.arange(columns)
+    y += 16 * np.arange(rows)[:, None]
+    left, top = x >> 4, y >> 4
+    right_weight, bottom_weight = (x & 15)[..., None], (y & 15)[..., None]
+    lefts, rights = left.clip(0, columns - 1), (left + 1).clip(0, columns - 1)
+    tops, bottoms = top.clip(0, rows - 1), (top + 1).clip(0, rows - 1)
+    upper = (16 - right_weight) * values[tops, lefts] + right_weight * values[tops, rights]
+    lower = (16 - right_weight) * values[bottoms, lefts] + right_weight * values[bottoms, rights]
+    return (((16 - bottom_weight) * upper + bottom_weight * lower + 128) >> 8).astype(np.int32)
+
+
+def _sixteenths(motion: np.ndarray, rows: int, columns: int, block: int) -> np.ndarray:
+    """The motion of each latent in sixteenths of a latent, int32 [2, rows, columns]."""
+    first_y, last_y = _touched(rows, block, motion.shape[1])
+    first_x, last_x = _touched(columns, block, motion.shape[2])
+    sums = np.pad(motion.astype(np.int64).cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
+    down = sums[:, last_y] - sums[:, first_y]
+    total = down[:, :, last_x] - down[:, :, first_x]
+    size = block * (last_y - first_y)[:, None] * (last_x - first_x)
+    return ((8 * total + size) // (2 * size)).astype(np.int32)
+
+
+def _touched(count: int, block: int, blocks: int) -> tuple[np.ndarray, np.ndarray]:
+    """The 16-pixel blocks that each of `count` latents touches, from first up to but not including last."""
+    at = np.arange(count)
+    first = (at * block // BLOCK).clip(0, blocks - 1)
+    last = (-(-(at + 1) * block // BLOCK)).clip(None, blocks)
+    return first, last
+
+
+def _surroundings(changed: np.ndarray, block: int) -> np.ndarray:
+    """How much of each pixel to paint anew, uint8 [h * block, w * block]; changed: bool [h, w]."""
+    near = cv2.dilate(changed.astype(np.uint8) * 255, np.ones((2 * _REACH + 1, 2 * _REACH + 1), np.uint8))
+    pixels = near.repeat(block, 0).repeat(block, 1)
+    return cv2.blur(pixels, (2 * block + 1, 2 * block + 1), borderType=cv2.BORDER_REPLICATE)
+
+
+def _mix(old: Picture, new: Picture, share: np.ndarray) -> Picture:
+    """share: of the new picture, 0..255 for each luma sample, uint8; where it is 0 the old samples stay."""
+    height, width = old.y.shape
+    luma = share[:height, :width].astype(np.int32)
+    chroma = luma[::2, ::2]
+
+    def mix(old: np.ndarray, new: np.ndarray, share: np.ndarray) -> np.ndarray:
+        return (old + ((new.astype(np.int32) - old) * share + 127) // 255).astype(np.uint8)
+
+    return Picture(mix(old.y, new.y, luma), mix(old.u, new.u, chroma), mix(old.v, new.v, chroma))
+
+
+# --- finding and loading ------------------------------------------------------------------------------------
+
+
+def load_autoencoder(
+    name: str, *, device: str = "auto", revision: str | None = None, download: bool = True
+) -> AutoencoderModel:
+    """An autoencoder from a folder or the Hub, alone or as the `vae` of a whole pipeline.
+
+    name: a folder, or owner/name on the Hub; device: "auto", "cpu" or "cuda"; revision: a commit, branch or
+    tag on the Hub. What is in the local cache of the Hub is not asked for again; with download=False nothing
+    else is. Raises ModelError, in one
+    line, for whatever does not lead to an image autoencoder.
+    """
+    device = choose_device(device)
+    found = _find(name, revision, download)
+    kind = _class_of(found.config, name)
+    _refuse_video(found, name)
+    network = _load(kind, found, name)
+    return AutoencoderModel(network, ModelId(name, found.revision, _fingerprint(found)), device)
+
+
+class _Found(NamedTuple):
+    """Where an autoencoder is. folder: of config.json; weights: its files; variant: "", "fp16", "bf16"."""
+
+    folder: Path
+    config: dict[str, Any]
+    weights: list[Path]
+    variant: str
+    revision: str
+
+
+def _find(name: str, revision: str | None, download: bool) -> _Found:
+    if Path(name).is_dir():
+        return _gather(name, ("", "vae/"), partial(_local_file, Path(name)))
+    if not _HUB_ID.fullmatch(name) or name.startswith("."):
+        raise ModelError(
+            f"there is no folder {name!r}: give a folder of an autoencoder, or owner/name on the Hub"
+        )
+    hub = _Hub(name, revision, download)
+    found = _gather(name, hub.parts(), hub.file)
+    return found._replace(revision=hub.commit)
+
+
+def _gather(name: str, parts: tuple[str, ...], fetch: Callable[[str], Path | None]) -> _Found:
+    """Find config and weights in one of the parts; fetch: the path of a file, None if there is none."""
+    for part in parts:
+        path = fetch(f"{part}config.json")
+        config = _read_json(path) if path else {}
+        if "_class_name" in config:
+            break
+    else:
+        raise ModelError(f"{name} holds no autoencoder: no config.json there or in vae/ names a _class_name")
+    for variant in _VARIANTS:
+        weights = []
+        if single := fetch(f"{part}{_WEIGHTS}{variant}.safetensors"):
+            weights = [single]
+        elif index := fetch(f"{part}{_WEIGHTS}.safetensors.index{variant}.json"):
+            weights = [fetch(part + shard) for shard in _shards(index)]
+        if weights and None not in weights:
+            return _Found(path.parent, config, weights, variant.lstrip("."), "")
+    if fetch(f"{part}{_WEIGHTS}.bin"):
+        raise ModelError(
+            f"{name} has its weights only as a pickle, which is never loaded: convert to safetensors"
+        )
+    raise ModelError(f"{name} has no {part}{_WEIGHTS}.safetensors, or not all of it")
+
+
+def _shards(index: Path) -> list[str]:
+    weights = _read_json(index).get("weight_map")
+    names = {str(name) for name in weights.values()} if isinstance(weights, dict) else {""}
+    if not all(re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
+        raise ModelError(f"{index} names files that are no safetensors beside it")
+    return sorted(names)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {_line(error)}") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _local_file(folder: Path, file: str) -> Path | None:
+    path = folder / file
+    return path if path.is_file() else None
+
+
+class _Hub:
+    """The files of a model on the Hub, all of one commit: from the local cache, else downloaded."""
+
+    def __init__(self, name: str, revision: str | None, download: bool):
+        self._name, self._revision, self._may_download = name, revision or None, download
+        self.commit = ""
+
+    def parts(self) -> tuple[str, ...]:
+        """The folders to look into; only that of a pipeline's autoencoder if just that is in the cache."""
+        alone, within = (self._cached(f"{part}config.json")[0] for part in ("", "vae/"))
+        return ("vae/",) if within and not alone else ("", "vae/")
+
+    def file(self, file: str) -> Path | None:
+        """The path of a file, None if the Hub has none of that name."""
+        path, missing = self._cached(file)
+        if path is None and not missing:
+            if not self._may_download:
+                raise ModelError(
+                    f"{self._name} is neither a folder nor in the cache here; name the model to have it fetched"
+                )
+            path = self._download(file)
+        if path is not None and (commit := re.search("/snapshots/([0-9a-f]{40})/", path.as_posix())):
+            self.commit = self._revision = commit[1]
+        return path
+
+    def _cached(self, file: str) -> tuple[Path | None, bool]:
+        """The path of a file in the cache, and whether it is known not to exist."""
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self._name, file, revision=self._revision)
+        return (Path(found), False) if isinstance(found, str) else (None, found is not None)
+
+    def _download(self, file: str) -> Path | None:
+        from huggingface_hub import errors, hf_hub_download
+
+        try:
+            return Path(hf_hub_download(self._name, file, revision=self._revision))
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+            raise ModelError(
+                f"{self._name} is no folder here and not to be had on the Hub; "
+                f"a private model needs `hf auth login` ({_line(error)})"
+            ) from error
+        except errors.EntryNotFoundError as error:
+            if not isinstance(error, errors.LocalEntryNotFoundError):
+                return None
+            raise ModelError(self._out_of_reach(error)) from error
+        except (OSError, ValueError) as error:
+            raise ModelError(self._out_of_reach(error)) from error
+
+    def _out_of_reach(self, error: Exception) -> str:
+        return (
+            f"{self._name} is no folder here, not in the cache, and the Hub cannot be reached: "
+            f"run `hf download {self._name}` while it can, or give the folder of a copy ({_line(error)})"
+        )
+
+
+def _class_of(config: dict[str, Any], name: str) -> type:
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ModelError(f"the model {name} needs diffusers: pip install diffusers") from error
+    wanted = str(config["_class_name"])
+    kind = getattr(diffusers, wanted, None)
+    if not isinstance(kind, type) or not issubclass(kind, diffusers.ModelMixin):
+        raise ModelError(
+            f"{name} is of class {wanted!r}, which diffusers {diffusers.__version__} does not know"
+        )
+    if not (hasattr(kind, "encode") and hasattr(kind, "decode")):
+        raise ModelError(f"{name} is of class {wanted}, not an autoencoder")
+    return kind
+
+
+def _refuse_video(found: _Found, name: str) -> None:
+    """Autoencoders of whole clips give themselves away by weights of five dimensions."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in found.weights:
+        try:
+            with safe_open(path, "pt") as file:
+                solid = any(len(file.get_slice(key).get_shape()) == 5 for key in file.keys())  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{path} is damaged: {_line(error)}") from error
+        if solid:
+            kind = found.config["_class_name"]
+            raise ModelError(
+                f"{name} is of class {kind}, made for clips (5-D): only image autoencoders (4-D) fit"
+            )
+
+
+def _load(kind: type, found: _Found, name: str) -> torch.nn.Module:
+    try:
+        with _quiet("diffusers"):
+            network, info = kind.from_pretrained(
+                found.folder,
+                use_safetensors=True,
+                local_files_only=True,
+                low_cpu_mem_usage=False,  # the other way needs accelerate
+                variant=found.variant or None,
+                output_loading_info=True,
+            )
+    except Exception as error:  # whatever a config can make a constructor raise
+        raise ModelError(f"{name} cannot be loaded as {kind.__name__}: {_line(error)}") from error
+    if missing := [*info["missing_keys"], *info["mismatched_keys"]]:
+        raise ModelError(f"{name} lacks weights of {kind.__name__}: {', '.join(map(str, missing[:3]))}")
+    return network
+
+
+@contextmanager
+def _quiet(library: str) -> Iterator[None]:
+    """Only errors from a library that has something to say about most configs of others."""
+    logger = logging.getLogger(library)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _fingerprint(found: _Found) -> str:
+    """SHA-256 over the config, without what diffusers notes about itself, and the weights' files."""
+    kept = {key: found.config[key] for key in found.config if key == "_class_name" or not key.startswith("_")}
+    whole = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
+    for path in found.weights:
+        one = hashlib.sha256()
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                one.update(piece)
+        whole.update(one.digest())
+    return whole.hexdigest()
+
+
+def _line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,377 @@
+"""The command line: parses, calls, and turns errors into one line and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 damaged or unsupported file, 4 output exists, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import __version__
+from .console import Progress, clock, put, put_json, say, set_up
+from .errors import OutputExists, SdvError, SettingError
+from .output import check_output
+from .settings import BASES, DEFAULT_MODEL, DEFAULT_QUALITY, DEVICES, PRESETS, EncodeSettings, parse_amount
+
+app = typer.Typer(
+    help="A video codec that codes learned latents as deltas along the motion.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    set_up()
+    app(prog_name="sdvideo")
+
+
+# --- errors -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors of a command as one line on standard error and an exit code; tracebacks with SDVIDEO_DEBUG=1."""
+    try:
+        yield
+    except (typer.Exit, SystemExit):
+        raise
+    except BaseException as error:
+        if os.environ.get("SDVIDEO_DEBUG") == "1":
+            raise
+        if _is_closed_pipe(error):
+            # Whoever read our output has seen enough. Python would complain once more on its way out.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        logging.getLogger("sdvideo").error("%s", " ".join(_words(error).split()))
+        raise typer.Exit(_exit_code(error)) from None
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return str(error) or "interrupted"
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "not enough memory" in str(error):
+        return "out of memory; a smaller video, --device cpu or a lighter model may fit"
+    if isinstance(error, SdvError):
+        return str(error)
+    return f"{type(error).__name__}: {error} (SDVIDEO_DEBUG=1 shows where)"
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return error.exit_code if isinstance(error, SdvError) else 1
+
+
+def _is_closed_pipe(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, BrokenPipeError):
+        error = error.__cause__
+    return error is not None
+
+
+# --- options ------------------------------------------------------------------------------------------------
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        put(f"sdvideo {__version__}")
+        raise typer.Exit
+
+
+def _be_quiet(wanted: bool) -> None:
+    if wanted:
+        set_up(logging.ERROR)
+
+
+def _be_verbose(wanted: bool) -> None:
+    if wanted:
+        set_up(logging.DEBUG)
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_show_version, help="Print the version and exit.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", callback=_be_quiet, help="Show errors only.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", callback=_be_verbose, help="Say more.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, one object per line.")]
+Device = Annotated[str, typer.Option(help=f"Where the model runs: {', '.join(DEVICES)}.")]
+Yes = Annotated[bool, typer.Option("-y", "--yes", help="Write over the output if it exists.")]
+No = Annotated[bool, typer.Option("-n", "--no", help="If the output exists, leave it and exit with 0.")]
+File = Annotated[Path, typer.Argument(metavar="IN.sdv", help="An .sdv file.", show_default=False)]
+
+
+def _kept(error: OutputExists, source: str, skip: bool, json: bool) -> None:
+    """The output exists: that ends a command well with -n, and with an error without."""
+    if not skip:
+        raise error
+    say(f"{source}: left out, its output exists")
+    if json:
+        put_json("skipped", source=source)
+
+
+# --- commands -----------------------------------------------------------------------------------------------
+
+
+@app.callback()
+def _every(version: Version = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
+    pass
+
+
+@app.command(epilog="Example: sdvideo encode clip.mp4    clip.mp4 -> clip.sdv")
+@_told()
+def encode(
+    source: Annotated[
+        str, typer.Argument(metavar="IN", help="A video file; - is standard input.", show_default=False)
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option("-o", "--output", metavar="OUT.sdv", help="By default the input's name with .sdv."),
+    ] = None,
+    quality: Annotated[
+        float | None,
+        typer.Option(
+            "-q", "--quality", metavar="0..100", help=f"Higher is better; {DEFAULT_QUALITY:g} if not given."
+        ),
+    ] = None,
+    bitrate: Annotated[
+        str | None, typer.Option(metavar="BITS", help="Bits per second to aim at instead, such as 60k.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="BYTES", help="Size of the file to aim at instead, such as 2M.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help=f"Time for bits: {', '.join(PRESETS)}.")] = "balanced",
+    model: Annotated[
+        str,
+        typer.Option(metavar="NAME|DIR", help="embedded, or a diffusers autoencoder: a folder or a Hub id."),
+    ] = DEFAULT_MODEL,
+    base: Annotated[str, typer.Option(help=f"What frames are predicted from: {', '.join(BASES)}.")] = "none",
+    device: Device = "auto",
+    keyint: Annotated[int, typer.Option(metavar="N", help="The most frames between key frames.")] = 64,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted call of the same command stopped.")
+    ] = False,
+    yes: Yes = False,
+    no: No = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Encode a video into an .sdv file."""
+    _exclude(yes, "-y", no, "-n")
+    settings = EncodeSettings(
+        quality=quality,
+        bitrate=bitrate and parse_amount(bitrate),
+        size=size and parse_amount(size),
+        keyint=keyint,
+        preset=preset,
+        model=model,
+        base=base,
+        device=device,
+    )
+    if output == "-":
+        raise SettingError("an .sdv goes into a file, not to standard output; name it with -o")
+    try:
+        if output is not None:
+            check_output(Path(output), source, yes)  # at once: importing torch takes seconds
+        from . import encoding
+
+        with Progress("Encoding") as progress:
+            result = encoding.encode(
+                source, output, overwrite=yes, resume=resume, progress=progress, **asdict(settings)
+            )
+    except OutputExists as error:
+        return _kept(error, source, no, json)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; the same command with --resume goes on from here") from None
+    done = f"{result.frames:,} frames, {result.bytes:,} bytes in {clock(result.seconds)}"
+    say(f"{source} -> {result.path}: {done}")
+    if json:
+        put_json("encode", source=source, **asdict(result) | {"path": str(result.path)})
+
+
+@app.command(epilog="Example: sdvideo decode clip.sdv    clip.sdv -> clip.decoded.mp4")
+@_told()
+def decode(
+    source: File,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUT",
+            help=".mp4 .mkv .mov or .y4m; - is standard output. By default IN with .decoded.mp4.",
+        ),
+    ] = None,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="Store every decoded sample as it is.")
+    ] = False,
+    crf: Annotated[
+        int | None, typer.Option(metavar="N", help="Quality of the H.264, 0 (best) to 51; 16 if not given.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|DIR", help="Where to find the file's latent model, if not where it says."),
+    ] = None,
+    device: Device = "auto",
+    yes: Yes = False,
+    no: No = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Decode an .sdv file into a video, with its sound and subtitles."""
+    _exclude(yes, "-y", no, "-n")
+    _exclude(lossless, "--lossless", crf is not None, "--crf")
+    _exclude(json, "--json", output == "-", "-o -")
+    try:
+        if output not in (None, "-"):
+            check_output(Path(output), source, yes)
+        from . import decoding
+
+        with Progress("Decoding") as progress:
+            result = decoding.decode(
+                source,
+                output,
+                overwrite=yes,
+                lossless=lossless,
+                model=model,
+                device=device,
+                progress=progress,
+                **{} if crf is None else {"crf": crf},
+            )
+    except OutputExists as error:
+        return _kept(error, str(source), no, json)
+    target = result.path or "standard output"
+    say(f"{source} -> {target}: {result.frames:,} frames in {clock(result.seconds)}")
+    if json:
+        put_json("decode", source=str(source), **asdict(result) | {"path": str(result.path)})
+
+
+@app.command(epilog="Example: sdvideo report clip.mp4 clip.sdv --json clip.json")
+@_told()
+def report(
+    reference: Annotated[str, typer.Argument(metavar="REF", help="The original video.", show_default=False)],
+    distorted: Annotated[
+        str,
+        typer.Argument(metavar="DIST", help="What became of it: an .sdv or any video.", show_default=False),
+    ],
+    json: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write everything as JSON; - is standard output.")
+    ] = None,
+    csv: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write a line per frame as CSV; - is standard output.")
+    ] = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare a coded video with its original: PSNR and bytes of every frame."""
+    from . import reporting
+
+    with Progress("Comparing") as progress:
+        result = reporting.report(reference, distorted, json=json, csv=csv, device=device, progress=progress)
+    if json is None and csv is None:
+        _put_summary(result.summary)
+
+
+def _put_summary(summary: dict) -> None:
+    put(f"frames   {summary['frames']}, {summary['key_frames']} of them key frames")
+    put(f"video    {summary['bytes']:,} bytes, {summary['kbit_per_second']:.1f} kbit/s")
+    for name, title in (("psnr", "PSNR"), ("psnr_y", "  Y"), ("psnr_u", "  U"), ("psnr_v", "  V")):
+        values = summary[name]
+        put(f"{title:8} {values['mean']:.2f} dB, from {values['min']:.2f} to {values['max']:.2f}")
+
+
+@app.command(epilog="Example: sdvideo info clip.sdv")
+@_told()
+def info(file: File, json: Json = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
+    """Say what an .sdv file holds, without decoding it."""
+    from .container import Reader
+
+    with Reader(file) as reader:
+        facts = _facts(reader)
+    if json:
+        put_json("info", **facts)
+    else:
+        _put_facts(facts)
+
+
+def _facts(reader) -> dict:
+    """What is known of a file, as JSON values."""
+    header, groups = reader.header, reader.groups
+    stream = header.info
+    video = sum(entry.end - entry.offset for entry in groups)
+    seconds = float((groups[-1].end_pts - groups[0].start_pts) * stream.time_base) if groups else 0.0
+    return {
+        "path": reader.path,
+        "bytes": os.path.getsize(reader.path),
+        "complete": reader.complete,
+        "width": stream.width,
+        "height": stream.height,
+        "frames_per_second": stream.rate and round(float(stream.rate), 6),
+        "frames": reader.frame_count,
+        "seconds": round(seconds, 6),
+        "groups": len(groups),
+        "video_bytes": video,
+        "kbit_per_second": round(video * 8 / seconds / 1000, 3) if seconds else None,
+        "model": asdict(header.model),
+        "base": header.base,
+        "coder": header.coder,
+        "settings": header.settings,
+        "tracks": [asdict(track) for track in stream.tracks],
+        "chapters": len(stream.chapters),
+        "colour": asdict(stream.colour),
+        "sample_aspect_ratio": str(stream.sar),
+        "rotation": stream.rotation,
+        "metadata": stream.metadata,
+        "writer": header.writer,
+    }
+
+
+def _put_facts(facts: dict) -> None:
+    rate, bits, model = facts["frames_per_second"], facts["kbit_per_second"], facts["model"]
+    put(f"file      {facts['path']}, {facts['bytes']:,} bytes" + ("" if facts["complete"] else ", CUT SHORT"))
+    put(f"video     {facts['width']}x{facts['height']}, {f'{rate:g} fps' if rate else 'unknown rate'}")
+    put(f"length    {facts['frames']:,} frames, {clock(facts['seconds'])}, {facts['groups']:,} groups")
+    put(f"bit rate  {f'{bits:.1f} kbit/s' if bits else 'unknown'} ({facts['video_bytes']:,} bytes of video)")
+    put(f"model     {' '.join((model['name'], model['revision'])).strip()}, sha256 {model['sha256'][:12]}")
+    for track in facts["tracks"]:
+        put(f"track     {' '.join((track['kind'], track['codec'], track['language'])).strip()}")
+    settings = ", ".join(f"{name} {value}" for name, value in facts["settings"].items())
+    put(f"made by   {facts['writer']}" + (f" with {settings}" if settings else ""))
+
+
+@app.command(epilog="Example: sdvideo verify clip.sdv")
+@_told()
+def verify(
+    file: File, device: Device = "auto", json: Json = False, quiet: Quiet = False, verbose: Verbose = False
+) -> None:
+    """Check every byte of an .sdv file, and decode every frame; exit with 3 if anything is wrong."""
+    from . import decoding
+
+    found = decoding.verify(file, device=device)
+    for damage in found:
+        if json:
+            put_json("damage", path=str(file), **asdict(damage))
+        else:
+            put(f"{file}: byte {damage.offset}: {damage.what}")
+    if json:
+        put_json("verify", path=str(file), damage=len(found))
+    elif not found:
+        say(f"{file}: intact")
+    if found:
+        raise typer.Exit(3)
+
+
+def _exclude(first: bool, first_name: str, second: bool, second_name: str) -> None:
+    if first and second:
+        raise SettingError(f"{first_name} and {second_name} exclude each other")

@@ -1,0 +1,554 @@
+"""Frozen diffusers autoencoders as latent models, and their latent coder: tiny models with random weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from sdvideo import autoencoder
+from sdvideo.container import ModelId
+from sdvideo.errors import DamagedError, ModelError
+from sdvideo.latents import blank_symbols, load_model
+from sdvideo.picture import Picture
+from sdvideo.plain import PlainCoder
+from sdvideo.quantise import Chooser, Taker, dequantise, worth_coding
+from sdvideo.symbols import FramePlan, FrameSymbols, code_frame
+
+STEP = 130  # index, see quantise.step_size
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Networks this small are slower on several threads, much slower where others want the cores too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# --- the plain coder ----------------------------------------------------------------------------------------
+
+
+def smooth(shape: tuple[int, int, int], seed: int, radius: float = 2.0) -> np.ndarray:
+    """A correlated random field of deviation 1, float32 [h, w, channels]."""
+    rows, columns, _ = shape
+    noise = np.random.default_rng(seed).standard_normal(shape)
+    y = np.fft.fftfreq(rows)[:, None, None]
+    x = np.fft.fftfreq(columns)[None, :, None]
+    field = np.fft.ifft2(np.fft.fft2(noise, axes=(0, 1)) * spectrum(y, x, radius), axes=(0, 1)).real
+    return field.astype(np.float32)
+
+
+def spectrum(y: np.ndarray, x: np.ndarray, radius: float) -> np.ndarray:
+    """Gain of each frequency, of mean square 1 over all of them."""
+    gain = 1 / (1 + (y**2 + x**2) * (2 * np.pi * radius) ** 2)
+    return gain / np.sqrt(np.mean(gain**2))
+
+
+def blank(rows: int, columns: int, channels: int) -> FrameSymbols:
+    motion = np.zeros((2, -(-rows // 2), -(-columns // 2)), np.int16)
+    return FrameSymbols(
+        motion, np.zeros((rows, columns), bool), np.zeros((rows, columns, channels), np.int32)
+    )
+
+
+def there_and_back(units: np.ndarray, before: FrameSymbols, key: bool, coded: np.ndarray | None = None):
+    """Code a frame, decode it, compare: (symbols, bytes)."""
+    coder = PlainCoder(units.shape[2])
+    coded = np.ones(units.shape[:2], bool) if coded is None else coded
+    end = Chooser()
+    symbols = code_frame(end, coder, before, key, STEP, FramePlan(before.motion, coded, units))
+    data = end.finish()
+    taker = Taker(data)
+    again = code_frame(taker, coder, before, key, STEP, None)
+    taker.finish()
+    for name in ("motion", "coded", "latent"):
+        assert np.array_equal(getattr(again, name), getattr(symbols, name)), name
+    assert symbols.latent.dtype == np.int32
+    assert not symbols.latent[~symbols.coded].any()
+    return symbols, len(data)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (1, 1, 16), (1, 7, 4), (2, 3, 4), (9, 5, 3), (17, 30, 4), (33, 21, 16), (8, 8, 64)]
+)
+def test_what_is_coded_comes_back(shape):
+    before, _ = there_and_back(8 * smooth(shape, 1), blank(*shape), key=True)
+    for seed in (2, 3):
+        units = 1.5 * smooth(shape, seed, 0.5)
+        coded = np.random.default_rng(seed).random(shape[:2]) < 0.4
+        before, _ = there_and_back(units, before, key=False, coded=coded)
+
+
+def test_large_values_come_back():
+    units = 5000 * smooth((12, 10, 4), 1)
+    symbols, _ = there_and_back(units, blank(12, 10, 4), key=True)
+    assert np.abs(symbols.latent - units).max() < 1
+
+
+def test_values_are_close_to_what_was_asked_for():
+    units = 6 * smooth((32, 32, 4), 5)
+    symbols, _ = there_and_back(units, blank(32, 32, 4), key=True)
+    assert np.abs(symbols.latent - units).max() < 1.01
+    assert np.square(symbols.latent - units).mean() < 0.11
+
+
+def test_nothing_costs_next_to_nothing():
+    shape = (64, 64, 4)
+    _, key = there_and_back(np.zeros(shape, np.float32), blank(*shape), key=True)
+    before, _ = there_and_back(8 * smooth(shape, 1), blank(*shape), key=True)
+    coded = np.zeros(shape[:2], bool)
+    coded[3, 4] = True
+    _, predicted = there_and_back(np.zeros(shape, np.float32), before, key=False, coded=coded)
+    assert key <= 24
+    assert predicted <= 24
+
+
+def test_twice_the_amplitude_is_one_bit_more():
+    field = smooth((64, 64, 4), 7)
+    sizes = [there_and_back(amplitude * field, blank(64, 64, 4), key=True)[1] for amplitude in (8, 16, 32)]
+    bits = np.diff(sizes) * 8 / field.size
+    assert ((bits > 0.8) & (bits < 1.1)).all(), bits
+
+
+def test_correlation_saves_bits():
+    """Within 15 % of what the best linear prediction could do, and far from what independent values take."""
+    shape, amplitude = (64, 64, 4), 16
+    _, size = there_and_back(amplitude * smooth(shape, 9), blank(*shape), key=True)
+    frequencies = np.fft.fftfreq(64)
+    gain = spectrum(frequencies[:, None], frequencies[None], 2.0)
+    independent = 0.5 * np.log2(2 * np.pi * np.e * amplitude**2)
+    ideal = independent + np.log2(gain).mean()
+    bits = size * 8 / np.prod(shape)
+    assert bits < 1.15 * ideal, (bits, ideal)
+    assert bits < 0.8 * independent
+
+
+def test_the_map_follows_what_was_coded_before():
+    shape = (40, 40, 4)
+    coded = smooth((40, 40, 1), 3, 3.0)[..., 0] > 1
+    nothing = np.zeros(shape, np.float32)
+    before, first = there_and_back(nothing, blank(*shape), key=False, coded=coded)
+    _, second = there_and_back(nothing, before, key=False, coded=coded)
+    share = coded.mean()
+    independent = -coded.size * (share * np.log2(share) + (1 - share) * np.log2(1 - share)) / 8
+    assert first < 0.85 * independent
+    assert second < 0.7 * first
+
+
+def test_damaged_data_is_an_error_or_other_symbols_but_no_crash():
+    units = 8 * smooth((9, 11, 4), 1)
+    end = Chooser()
+    plan = FramePlan(blank(9, 11, 4).motion, np.ones((9, 11), bool), units)
+    code_frame(end, PlainCoder(4), blank(9, 11, 4), True, STEP, plan)
+    data = bytearray(end.finish())
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        broken = bytearray(data)
+        broken[random.integers(len(data))] ^= 1 << random.integers(8)
+        try:
+            symbols = code_frame(Taker(bytes(broken)), PlainCoder(4), blank(9, 11, 4), True, STEP, None)
+            assert symbols.latent.shape == (9, 11, 4)
+        except DamagedError:
+            pass
+
+
+# --- the models ---------------------------------------------------------------------------------------------
+
+
+def tiny_kl():
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        shift_factor=0.1,
+    )
+
+
+def tiny_taesd():
+    from diffusers import AutoencoderTiny
+
+    return AutoencoderTiny(
+        encoder_block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        num_encoder_blocks=(1, 1, 1, 1),
+        num_decoder_blocks=(1, 1, 1, 1),
+        latent_channels=16,
+    )
+
+
+def tiny_dc():
+    from diffusers import AutoencoderDC
+
+    kinds, scales = ("ResBlock",) * 5 + ("EfficientViTBlock",), ((),) * 5 + ((5,),)
+    return AutoencoderDC(
+        latent_channels=8,
+        attention_head_dim=4,
+        encoder_block_types=kinds,
+        decoder_block_types=kinds,
+        encoder_block_out_channels=(8,) * 6,
+        decoder_block_out_channels=(8,) * 6,
+        encoder_layers_per_block=(1,) * 6,
+        decoder_layers_per_block=(1,) * 6,
+        encoder_qkv_multiscales=scales,
+        decoder_qkv_multiscales=scales,
+        decoder_norm_types="rms_norm",
+        decoder_act_fns="silu",
+        scaling_factor=0.41407,
+    )
+
+
+KINDS = {"kl": (tiny_kl, 4, 8), "taesd": (tiny_taesd, 16, 8), "dc": (tiny_dc, 8, 32)}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders of saved models by kind."""
+    found = {}
+    for kind, (build, _, _) in KINDS.items():
+        torch.manual_seed(1)
+        found[kind] = tmp_path_factory.mktemp("models") / kind
+        build().save_pretrained(found[kind])
+    return found
+
+
+@pytest.fixture(scope="module")
+def models(folders):
+    return {kind: load_model(str(folder), device="cpu") for kind, folder in folders.items()}
+
+
+@pytest.fixture(params=KINDS)
+def model(request, models):
+    return models[request.param]
+
+
+def scene(height: int, width: int, time: int, square: bool = True) -> Picture:
+    """A texture that stands still, and a bright square that moves by 8 pixels each time."""
+    random = np.random.default_rng(0)
+    y = random.integers(60, 120, (height, width)).astype(np.uint8)
+    if square:
+        y[8:24, 8 + 8 * time : 24 + 8 * time] = 220
+    half = (height + 1) // 2, (width + 1) // 2
+    return Picture(y, np.full(half, 110, np.uint8), np.full(half, 140, np.uint8))
+
+
+def same(a: Picture, b: Picture) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip((a.y, a.u, a.v), (b.y, b.u, b.v)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_model_says_of_itself(kind, folders, models):
+    _, channels, block = KINDS[kind]
+    model = models[kind]
+    assert (model.coder.channels, model.block) == (channels, block)
+    assert (model.description["channels"], model.description["block"]) == (channels, block)
+    assert json.loads(json.dumps(model.description)) == model.description
+    assert model.id.name == str(folders[kind])
+    assert model.id.revision == ""
+    assert len(model.id.sha256) == 64
+
+
+@pytest.mark.parametrize("size", [(1, 1), (33, 47), (64, 96)])
+def test_every_size_gives_a_picture_of_that_size(model, size):
+    source = model.source(scene(*size, 0, square=False))
+    symbols = blank_symbols(model, *size)
+    assert source.latent.shape == symbols.latent.shape
+    assert source.latent.dtype == np.float32
+    assert model.luma(source).shape == tuple(16 * n for n in symbols.motion.shape[1:])
+    seen = model.picture(model.blank(*size), *size)
+    assert (seen.height, seen.width) == size
+    assert seen.u.shape == ((size[0] + 1) // 2, (size[1] + 1) // 2)
+
+
+def test_fine_steps_bring_back_what_the_autoencoder_makes_of_it(model):
+    source = model.source(scene(64, 64, 0))
+    prediction = model.blank(64, 64)
+    delta = model.analyse(source, prediction, 1.0)
+    reference = model.synthesise(prediction, delta, np.ones(delta.shape[:2], bool), 1.0)
+    assert np.abs(model.analyse(source, reference, 1.0)).max() <= 0.5 / autoencoder.FINE + 1e-3
+    scale, shift = model.description["scale"], model.description["shift"]
+    raw = (reference.values / (autoencoder.FINE * scale) + shift).astype(np.float32)
+    with torch.inference_mode():
+        direct = model._network.decode(torch.from_numpy(raw).permute(2, 0, 1)[None]).sample
+    rgb = direct[0].permute(1, 2, 0).add(1).mul(127.5).round().clamp(0, 255).byte().numpy()
+    expected = autoencoder.from_rgb(rgb, model.colour)
+    assert np.abs(model.picture(reference, 64, 64).y.astype(int) - expected.y).max() <= 1
+
+
+def test_a_chain_decodes_to_what_the_encoder_had(model):
+    """Key frame, moving frame, still frame; each side with only what it may know."""
+    height, width, step = 70, 100, 6.0
+    coder = model.coder
+    before = here = blank_symbols(model, height, width)
+    field = np.zeros_like(before.motion)
+    field[0, :2] = -32
+    there = shown = seen = None
+    for time in range(3):
+        key = time == 0
+        source = model.source(scene(height, width, min(time, 1)))
+        motion = field if time == 1 else np.zeros_like(field)
+        prediction = model.blank(height, width) if key else model.predict(there, motion)
+        units = model.analyse(source, prediction, step) / np.float32(step)
+        coded = np.ones(units.shape[:2], bool) if key else worth_coding(units)
+        if time == 2:
+            coded[:] = False
+        end = Chooser()
+        symbols = code_frame(end, coder, before, key, STEP, FramePlan(motion, coded, units))
+        there = model.synthesise(prediction, dequantise(symbols.latent, step), symbols.coded, step)
+
+        taken = code_frame(Taker(end.finish()), coder, here, key, STEP, None)
+        prediction = model.blank(height, width) if key else model.predict(shown, taken.motion)
+        shown = model.synthesise(prediction, dequantise(taken.latent, step), taken.coded, step)
+        assert np.array_equal(shown.values, there.values)
+        last, seen = seen, model.picture(shown, height, width)
+        assert (seen is last) == (time == 2)
+        before, here = symbols, taken
+
+
+def test_no_delta_no_change(models):
+    model = models["kl"]
+    reference = model.synthesise(
+        model.blank(64, 64), model.source(scene(64, 64, 0)).latent, np.ones((8, 8), bool), 1.0
+    )
+    seen = model.picture(reference, 64, 64)
+    still = model.predict(reference, np.zeros((2, 4, 4), np.int16))
+    assert still is reference
+    same_values = model.synthesise(still, np.zeros((8, 8, 4), np.float32), np.ones((8, 8), bool), 1.0)
+    assert same(model.picture(same_values, 64, 64), seen)
+    uncoded = model.synthesise(still, np.full((8, 8, 4), 99, np.float32), np.zeros((8, 8), bool), 1.0)
+    assert model.picture(uncoded, 64, 64) is seen
+
+
+def test_what_is_far_from_a_change_stays_as_it_was(models):
+    """The tiny AutoencoderKL has attention: painted anew, every sample would change."""
+    model = models["kl"]
+    height, width = 64, 192
+    reference = model.synthesise(
+        model.blank(height, width), model.source(scene(height, width, 0)).latent, np.ones((8, 24), bool), 1.0
+    )
+    old = model.picture(reference, height, width)
+    coded = np.zeros((8, 24), bool)
+    coded[3, 2] = True
+    changed = model.synthesise(reference, np.full((8, 24, 4), 90, np.float32), coded, 1.0)
+    new = model.picture(changed, height, width)
+    assert np.array_equal(new.y[:, 64:], old.y[:, 64:])
+    assert np.array_equal(new.u[:, 32:], old.u[:, 32:])
+    assert not np.array_equal(new.y[16:40, 8:32], old.y[16:40, 8:32])
+    alone = model.picture(autoencoder.Reference(changed.values), height, width)
+    assert np.array_equal(new.y[24:32, 16:24], alone.y[24:32, 16:24])
+
+
+def test_big_pictures_are_worked_on_in_tiles(models, monkeypatch):
+    """A tile of AutoencoderTiny sees all it needs but at its borders: tiles make little difference."""
+    model = models["taesd"]
+    picture = scene(100, 264, 0)
+    whole = model.source(picture).latent
+    reference = model.synthesise(model.blank(100, 264), whole, np.ones(whole.shape[:2], bool), 1.0)
+    seen = model.picture(reference, 100, 264)
+    monkeypatch.setattr(autoencoder, "_TILED", 1)
+    monkeypatch.setattr(autoencoder, "_TILE", 128)
+    autoencoder._tiles.cache_clear()
+    tiled = model.source(picture).latent
+    again = model.picture(autoencoder.Reference(reference.values), 100, 264)
+    autoencoder._tiles.cache_clear()
+    assert tiled.shape == whole.shape
+    assert np.abs(tiled - whole).mean() < 0.02 * np.abs(whole).mean()
+    assert np.abs(again.y.astype(int) - seen.y).mean() < 0.5
+
+
+def test_tiles_cover_an_axis_evenly():
+    for count in (1, 5, 63, 64, 65, 100, 135, 240):
+        tiles = autoencoder._tiles(count, 8)
+        assert tiles[0][0] == 0
+        assert tiles[-1][1] == count
+        assert len({end - start for start, end in tiles}) == 1
+        assert all(start <= end - 8 for (_, end), (start, _) in pairwise(tiles))
+
+
+def test_sixteen_bits_that_overflow_give_way_to_thirty_two(models, caplog):
+    model = models["taesd"]
+    model._dtype = torch.float16
+    model._convert()
+
+    def work(x):
+        return x / 0 if x.dtype == torch.float16 else x
+
+    assert torch.equal(model._run(work, torch.ones(1, 3, 8, 8)), torch.ones(1, 3, 8, 8))
+    assert model._dtype == torch.float32
+    assert "going on in 32" in caplog.text
+    with pytest.raises(ModelError, match="not finite"):
+        model._run(lambda x: x / 0, torch.ones(1, 3, 8, 8))
+
+
+# --- the warp -----------------------------------------------------------------------------------------------
+
+
+def field(dx: int, dy: int, rows: int, columns: int) -> np.ndarray:
+    """One vector everywhere, in quarters of a pixel."""
+    return np.stack([np.full((rows, columns), dx), np.full((rows, columns), dy)]).astype(np.int16)
+
+
+@pytest.mark.parametrize("block", [4, 8, 12, 16, 32, 64])
+def test_whole_latents_move_exactly(block):
+    values = np.random.default_rng(block).integers(-(2**22), 2**22, (12, 10, 3)).astype(np.int32)
+    blocks = -(-12 * block // 16), -(-10 * block // 16)
+    moved = autoencoder.warp(values, field(2 * 4 * block, -4 * block, *blocks), block)
+    x, y = (np.arange(10) + 2).clip(0, 9), (np.arange(12) - 1).clip(0, 11)
+    assert moved.dtype == np.int32
+    assert np.array_equal(moved, values[y[:, None], x])
+
+
+def test_between_latents_is_their_mean():
+    values = np.array([[[0], [16], [32], [64]]], np.int32)
+    assert autoencoder.warp(values, field(16, 0, 1, 2), 8).ravel().tolist() == [8, 24, 48, 64]
+    assert autoencoder.warp(values, field(-8, 0, 1, 2), 8).ravel().tolist() == [0, 12, 28, 56]
+
+
+def test_each_latent_moves_with_the_blocks_it_touches():
+    motion = np.zeros((2, 2, 4), np.int16)
+    motion[0, :, 2:] = 4 * 16
+    values = np.arange(32).reshape(4, 8, 1).astype(np.int32)
+    moved = autoencoder.warp(values, motion, 8)[0, :, 0].tolist()
+    assert moved == [0, 1, 2, 3, 6, 7, 7, 7]
+    coarse = autoencoder.warp(values[:1, :2] * 100, motion[:, :, 1:3], 32)
+    assert coarse[0, 0, 0] == 25  # the mean of rest and 16 pixels is a quarter of 32
+
+
+# --- finding, and refusing ----------------------------------------------------------------------------------
+
+
+def refused(name, *words: str, **options) -> None:
+    with pytest.raises(ModelError) as caught:
+        load_model(str(name), device="cpu", **options)
+    text = str(caught.value)
+    assert "\n" not in text
+    for word in words:
+        assert word in text, text
+
+
+@pytest.fixture
+def copy(folders, tmp_path):
+    return shutil.copytree(folders["kl"], tmp_path / "copy")
+
+
+def edit(folder, **changes) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes, indent=4))
+
+
+def test_the_hash_is_that_of_weights_and_config(copy, models):
+    edit(copy, _diffusers_version="9.9", _name_or_path="elsewhere")
+    assert load_model(str(copy), device="cpu").id.sha256 == models["kl"].id.sha256
+    edit(copy, scaling_factor=0.5)
+    assert load_model(str(copy), device="cpu").id.sha256 != models["kl"].id.sha256
+
+
+def test_another_model_than_the_files_is_refused(folders, models):
+    load_model(str(folders["kl"]), device="cpu", expected=models["kl"].id)
+    refused(folders["kl"], "sha256", expected=ModelId("mine", "", "0" * 64))
+
+
+def test_the_vae_of_a_pipeline_is_found(folders, tmp_path, models):
+    shutil.copytree(folders["kl"], tmp_path / "pipeline" / "vae")
+    (tmp_path / "pipeline" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    model = load_model(str(tmp_path / "pipeline"), device="cpu")
+    assert model.id.sha256 == models["kl"].id.sha256
+
+
+def test_a_half_precision_variant_is_found(tmp_path):
+    torch.manual_seed(1)
+    tiny_kl().half().save_pretrained(tmp_path / "half", variant="fp16")
+    assert load_model(str(tmp_path / "half"), device="cpu").coder.channels == 4
+
+
+def test_sharded_weights_are_found(tmp_path):
+    torch.manual_seed(1)
+    tiny_kl().save_pretrained(tmp_path / "shards", max_shard_size="40KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    first = load_model(str(tmp_path / "shards"), device="cpu")
+    assert first.coder.channels == 4
+    index = tmp_path / "shards" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "../secret.safetensors"}}')
+    refused(tmp_path / "shards", "no safetensors beside it")
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    refused(tmp_path / "nowhere", "there is no folder", "Hub")
+    refused("./nowhere", "there is no folder")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "no config.json")
+
+
+def test_pickles_are_refused(copy):
+    weights = copy / "diffusion_pytorch_model.safetensors"
+    torch.save({}, copy / "diffusion_pytorch_model.bin")
+    weights.unlink()
+    refused(copy, "pickle", "safetensors")
+
+
+def test_missing_or_damaged_weights_are_refused(copy):
+    from safetensors.torch import load_file, save_file
+
+    weights = copy / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors.pop("encoder.conv_in.weight")
+    save_file(tensors, weights, metadata={"format": "pt"})
+    refused(copy, "lacks weights", "encoder.conv_in.weight")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    refused(copy, "damaged")
+    weights.unlink()
+    refused(copy, "has no", "safetensors")
+
+
+def test_unfit_configs_are_refused(copy):
+    edit(copy, scaling_factor=-1)
+    refused(copy, "scaling_factor")
+    edit(copy, scaling_factor=[1, 2])
+    refused(copy, "scaling_factor")
+    edit(copy, _class_name="NoSuchAutoencoder")
+    refused(copy, "NoSuchAutoencoder", "does not know")
+    edit(copy, _class_name="DiffusionPipeline")
+    refused(copy, "DiffusionPipeline")
+    edit(copy, _class_name="UNet2DModel")
+    refused(copy, "UNet2DModel", "not an autoencoder")
+    (copy / "config.json").write_text("{")
+    refused(copy, "JSON")
+
+
+def test_autoencoders_of_clips_are_refused(tmp_path):
+    from diffusers import AutoencoderKLCogVideoX
+
+    AutoencoderKLCogVideoX(
+        block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4
+    ).save_pretrained(tmp_path)
+    refused(tmp_path, "AutoencoderKLCogVideoX", "5-D")
+
+
+def test_the_cache_of_the_hub_is_enough(folders, models, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    store = tmp_path / "models--someone--vae"
+    shutil.copytree(folders["kl"], store / "snapshots" / commit / "vae")
+    (store / "refs").mkdir()
+    (store / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+
+    def unreachable(*_, **__):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    model = load_model("someone/vae", device="cpu")
+    assert model.id == ModelId("someone/vae", commit, models["kl"].id.sha256)
+    assert load_model("someone/vae", device="cpu", expected=model.id).id == model.id
+    refused("someone/else", "hf download someone/else", "folder")
