@@ -116,17 +116,13 @@ def place(layer, centre, at, scale, degrees=0.0, flow=None):
     """
     turn = np.deg2rad(degrees)
     a, b = scale * np.cos(turn), scale * np.sin(turn)
-    forward = np.array(
-        [[a, -b, at[0] - a * centre[0] + b * centre[1]], [b, a, at[1] - b * centre[0] - a * centre[1]]]
-    )
+    forward = np.array([[a, -b, at[0] - a * centre[0] + b * centre[1]], [b, a, at[1] - b * centre[0] - a * centre[1]]])
     # Pixel centres sit at half coordinates, so oversampling moves the origin by half a pixel too.
     forward = OVERSAMPLE * forward
     forward[:, 2] += (OVERSAMPLE - 1) / 2
     if flow is not None:
         x, y = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in (layer.shape[1], layer.shape[0])))
-        layer = cv2.remap(
-            layer, x - flow[..., 0], y - flow[..., 1], cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REFLECT
-        )
+        layer = cv2.remap(layer, x - flow[..., 0], y - flow[..., 1], cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REFLECT)
     size = (WIDTH * OVERSAMPLE, HEIGHT * OVERSAMPLE)
     border = cv2.BORDER_REFLECT if layer.shape[2] == 3 else cv2.BORDER_CONSTANT
     return cv2.warpAffine(layer, forward, size, flags=cv2.INTER_LANCZOS4, borderMode=border)
@@ -163,9 +159,7 @@ def dusk():
         u = t * FPS / CUT
         hand = sway(t, 3)
         zoom = 1.13 + 0.10 * ease(u)
-        frame = place(
-            sky, (320, 232), (320 + 26 - 44 * u + hand[0], 168 + 10 * u + hand[1]), zoom, 0.3 * hand[0]
-        )
+        frame = place(sky, (320, 232), (320 + 26 - 44 * u + hand[0], 168 + 10 * u + hand[1]), zoom, 0.3 * hand[0])
         step = 2 * np.pi * 1.7 * t
         near = 0.66 + 0.12 * u  # she comes closer
         at = (
@@ -197,9 +191,7 @@ def table():
         u = (t * FPS - CUT) / (FRAMES - CUT)
         hand = sway(t, 8)
         zoom = 1.10 + 0.16 * ease(u)
-        move = (
-            np.array([34 * u - 17, 10 - 16 * u]) + hand
-        )  # of the camera, in frame pixels at the saucer's height
+        move = np.array([34 * u - 17, 10 - 16 * u]) + hand  # of the camera, in frame pixels at the saucer's height
         lean = (0.14 * move / zoom).astype(np.float32)
         at = np.array([325.0, 176.0]) + move
         frame = place(wood, (300, 200), at - 0.10 * move, zoom, 0.8 - 1.2 * u)
@@ -227,15 +219,11 @@ def to_yuv420(rgb, noise):
     planes = [16 + 219 * y]
     for colour, span in ((b, 1.8556), (r, 1.5748)):
         c = (colour - y) / span
-        c = cv2.sepFilter2D(
-            c, -1, np.array([0.25, 0.5, 0.25]), np.array([1.0]), borderType=cv2.BORDER_REPLICATE
-        )
+        c = cv2.sepFilter2D(c, -1, np.array([0.25, 0.5, 0.25]), np.array([1.0]), borderType=cv2.BORDER_REPLICATE)
         c = c[:, ::2]  # left-sited across, halfway down
         planes.append(128 + 224 * (c[::2] + c[1::2]) / 2)
     for i, plane in enumerate(planes):
-        grain = cv2.GaussianBlur(
-            noise.standard_normal(plane.shape), (0, 0), 0.6
-        )  # demosaicing smears real noise
+        grain = cv2.GaussianBlur(noise.standard_normal(plane.shape), (0, 0), 0.6)  # demosaicing smears real noise
         strength = NOISE / grain.std() * (1 if i == 0 else 0.6)
         planes[i] = np.clip(np.round(plane + strength * grain), 16, 235 if i == 0 else 240).astype(np.uint8)
     return np.concatenate([p.reshape(-1) for p in planes]).reshape(HEIGHT * 3 // 2, WIDTH)
@@ -280,9 +268,7 @@ def sound():
 
 def write(path):
     # What depends on the machine or the date stays out of the file: same input, same bytes.
-    with av.open(
-        str(path), "w", options={"movflags": "+faststart"}, container_options={"fflags": "+bitexact"}
-    ) as out:
+    with av.open(str(path), "w", options={"movflags": "+faststart"}, container_options={"fflags": "+bitexact"}) as out:
         video = out.add_stream("libx264", rate=FPS)
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         video.options = {"crf": str(CRF), "preset": "veryslow"}

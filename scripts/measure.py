@@ -680,7 +680,7 @@ def table(data: dict) -> Iterator[str]:
         )
     pictures = data.get("pictures", {})
     stills = [row for name, row in pictures.items() if name not in data["clips"]]
-    for title, rows in ((f"{len(stills)} stills", stills), ("all pictures", list(pictures.values()))):
+    for title, rows in ((f"stills ({len(stills)})", stills), ("all pictures", list(pictures.values()))):
         if rows:
             means = (geometric_mean(row[f"{other}_yuv"] for row in rows) for other in ("jpeg", "webp"))
             yield row_of(title, "", "", "", *(number(mean, ".0%") for mean in means), "", "", "")
@@ -770,6 +770,8 @@ def judge(
     known = {name: value for name, value in values.items() if value is not None}
     if unknown:
         yield f"- {title}: no common PSNR range for {', '.join(unknown)}"
+    if not values:
+        yield f"- {title}: not measured"
     if not known:
         return
     name = (max if most is not None else min)(known, key=known.get)

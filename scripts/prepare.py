@@ -10,6 +10,7 @@ are cropped to multiples of 32. Photographs have T = 1. Needs PyAV; train.py nee
 from __future__ import annotations
 
 import argparse
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -51,14 +52,12 @@ def motion(planes: np.ndarray) -> np.ndarray:
     height, width = planes.shape[1] * 2 // 3, planes.shape[2]
     luma = np.ascontiguousarray(planes[:, :height])
     estimator = Estimator(height // 16, width // 16)
-    fields = [estimator.estimate(after, before, 10.0) for before, after in zip(luma, luma[1:])]
+    fields = [estimator.estimate(after, before, 10.0) for before, after in pairwise(luma)]
     return np.stack(fields) if fields else np.zeros((0, 2, height // 16, width // 16), np.int16)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--frames", type=int, default=10)

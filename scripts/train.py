@@ -75,9 +75,7 @@ def laplace_bits(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     # Each branch is kept inside its own range: an infinity in the one not taken would still poison the gradient.
     outer, inner = size.clamp(min=0.5), size.clamp(max=0.5)
     tail = -(outer - 0.5) / b + torch.log(-torch.expm1(-1 / b)) - math.log(2)
-    middle = torch.log(
-        (1 - 0.5 * (torch.exp(-(0.5 - inner) / b) + torch.exp(-(0.5 + inner) / b))).clamp_min(1e-9)
-    )
+    middle = torch.log((1 - 0.5 * (torch.exp(-(0.5 - inner) / b) + torch.exp(-(0.5 + inner) / b))).clamp_min(1e-9))
     return torch.where(size >= 0.5, tail, middle).clamp_min(-40) * (-1 / math.log(2))
 
 
@@ -160,7 +158,10 @@ def worth_coding(latent: torch.Tensor, symbols: torch.Tensor, step: torch.Tensor
 
 
 def code(transform, context, source, prediction, step, previous, fields):
-    """Code one batch of frames; fields: the motion behind the prediction. Returns (decoded patches, symbols [B, h, w, 384], bits [B, h, w])."""
+    """Code one batch of frames; fields: the motion behind the prediction.
+
+    Returns (decoded patches, symbols [B, h, w, 384], bits [B, h, w]).
+    """
     key = previous is None
     latent = transform.analyse(source, prediction, step)
     unit = latent / step[:, None, None, None]
@@ -207,9 +208,7 @@ def judge(transform, context, shots, steps=(16.0, 32.0, 64.0)) -> dict:
     result = {}
     rng = np.random.default_rng(7)
     chains = [
-        crop(s, rng, 256, 3)
-        for s in shots
-        if len(s[0]) >= 3 and min(s[0].shape[1] * 2 // 3, s[0].shape[2]) >= 256
+        crop(s, rng, 256, 3) for s in shots if len(s[0]) >= 3 and min(s[0].shape[1] * 2 // 3, s[0].shape[2]) >= 256
     ]
     for value in steps:
         step = torch.full((len(chains),), value)
@@ -240,9 +239,7 @@ def checkpoint(transform, context, average, held_back, out: Path, row: dict) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=90)
@@ -275,9 +272,7 @@ def main() -> None:
         share = elapsed / options.minutes
         warm = min(1, (steps + 1) / 200)
         for group in optimiser.param_groups:
-            group["lr"] = (
-                options.rate * group["pace"] * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
-            )
+            group["lr"] = options.rate * group["pace"] * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
         value = 2 ** rng.uniform(1, 3) if rng.random() < 0.08 else 2 ** rng.uniform(3, 6.8)
         still = rng.random() < 0.3
         count = options.batch * 2 if still else options.batch
@@ -305,9 +300,7 @@ def main() -> None:
             torch._foreach_add_(average, parameters, alpha=1 - decay)
         if elapsed >= next_judge:
             next_judge = elapsed + 4
-            checkpoint(
-                transform, context, average, held_back, options.out, {"minutes": elapsed, "steps": steps}
-            )
+            checkpoint(transform, context, average, held_back, options.out, {"minutes": elapsed, "steps": steps})
     checkpoint(transform, context, average, held_back, options.out, {"minutes": elapsed, "steps": steps})
 
 

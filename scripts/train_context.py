@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import train
+
 from sdvideo import context as ctx
 from sdvideo.embedded import EmbeddedModel, Transform
 from sdvideo.encoding import FrameEncoder

@@ -142,9 +142,7 @@ class AutoencoderModel:
     def analyse(self, source: Source, prediction: Reference, step: float) -> np.ndarray:
         return source.latent - prediction.values.astype(np.float32) / FINE
 
-    def synthesise(
-        self, prediction: Reference, latent: np.ndarray, coded: np.ndarray, step: float
-    ) -> Reference:
+    def synthesise(self, prediction: Reference, latent: np.ndarray, coded: np.ndarray, step: float) -> Reference:
         if not coded.any():
             return prediction
         delta = np.clip(np.rint(latent * np.float32(FINE)), -LIMIT, LIMIT).astype(np.int32)
@@ -380,9 +378,7 @@ def _find(name: str, revision: str | None, download: bool) -> _Found:
     if Path(name).is_dir():
         return _gather(name, ("", "vae/"), partial(_local_file, Path(name)))
     if not _HUB_ID.fullmatch(name) or name.startswith("."):
-        raise ModelError(
-            f"there is no folder {name!r}: give a folder of an autoencoder, or owner/name on the Hub"
-        )
+        raise ModelError(f"there is no folder {name!r}: give a folder of an autoencoder, or owner/name on the Hub")
     hub = _Hub(name, revision, download)
     found = _gather(name, hub.parts(), hub.file)
     return found._replace(revision=hub.commit)
@@ -406,9 +402,7 @@ def _gather(name: str, parts: tuple[str, ...], fetch: Callable[[str], Path | Non
         if weights and None not in weights:
             return _Found(path.parent, config, weights, variant.lstrip("."), "")
     if fetch(f"{part}{_WEIGHTS}.bin"):
-        raise ModelError(
-            f"{name} has its weights only as a pickle, which is never loaded: convert to safetensors"
-        )
+        raise ModelError(f"{name} has its weights only as a pickle, which is never loaded: convert to safetensors")
     raise ModelError(f"{name} has no {part}{_WEIGHTS}.safetensors, or not all of it")
 
 
@@ -497,9 +491,7 @@ def _class_of(config: dict[str, Any], name: str) -> type:
     wanted = str(config["_class_name"])
     kind = getattr(diffusers, wanted, None)
     if not isinstance(kind, type) or not issubclass(kind, diffusers.ModelMixin):
-        raise ModelError(
-            f"{name} is of class {wanted!r}, which diffusers {diffusers.__version__} does not know"
-        )
+        raise ModelError(f"{name} is of class {wanted!r}, which diffusers {diffusers.__version__} does not know")
     if not (hasattr(kind, "encode") and hasattr(kind, "decode")):
         raise ModelError(f"{name} is of class {wanted}, not an autoencoder")
     return kind
@@ -517,9 +509,7 @@ def _refuse_video(found: _Found, name: str) -> None:
             raise ModelError(f"{path} is damaged: {_line(error)}") from error
         if solid:
             kind = found.config["_class_name"]
-            raise ModelError(
-                f"{name} is of class {kind}, made for clips (5-D): only image autoencoders (4-D) fit"
-            )
+            raise ModelError(f"{name} is of class {kind}, made for clips (5-D): only image autoencoders (4-D) fit")
 
 
 def _load(kind: type, found: _Found, name: str) -> torch.nn.Module:

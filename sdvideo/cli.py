@@ -97,9 +97,7 @@ def _be_verbose(wanted: bool) -> None:
         set_up(logging.DEBUG)
 
 
-Version = Annotated[
-    bool, typer.Option("--version", callback=_show_version, help="Print the version and exit.")
-]
+Version = Annotated[bool, typer.Option("--version", callback=_show_version, help="Print the version and exit.")]
 Quiet = Annotated[bool, typer.Option("--quiet", callback=_be_quiet, help="Show errors only.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", callback=_be_verbose, help="Say more.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, one object per line.")]
@@ -129,18 +127,14 @@ def _every(version: Version = False, quiet: Quiet = False, verbose: Verbose = Fa
 @app.command(epilog="Example: sdvideo encode clip.mp4    clip.mp4 -> clip.sdv")
 @_told()
 def encode(
-    source: Annotated[
-        str, typer.Argument(metavar="IN", help="A video file; - is standard input.", show_default=False)
-    ],
+    source: Annotated[str, typer.Argument(metavar="IN", help="A video file; - is standard input.", show_default=False)],
     output: Annotated[
         str | None,
         typer.Option("-o", "--output", metavar="OUT.sdv", help="By default the input's name with .sdv."),
     ] = None,
     quality: Annotated[
         float | None,
-        typer.Option(
-            "-q", "--quality", metavar="0..100", help=f"Higher is better; {DEFAULT_QUALITY:g} if not given."
-        ),
+        typer.Option("-q", "--quality", metavar="0..100", help=f"Higher is better; {DEFAULT_QUALITY:g} if not given."),
     ] = None,
     bitrate: Annotated[
         str | None, typer.Option(metavar="BITS", help="Bits per second to aim at instead, such as 60k.")
@@ -211,9 +205,7 @@ def decode(
             help=".mp4 .mkv .mov or .y4m; - is standard output. By default IN with .decoded.mp4.",
         ),
     ] = None,
-    lossless: Annotated[
-        bool, typer.Option("--lossless", help="Store every decoded sample as it is.")
-    ] = False,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Store every decoded sample as it is.")] = False,
     crf: Annotated[
         int | None, typer.Option(metavar="N", help="Quality of the H.264, 0 (best) to 51; 16 if not given.")
     ] = None,

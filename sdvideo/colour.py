@@ -69,9 +69,7 @@ def losses(frame: av.VideoFrame) -> list[str]:
     if bits > 8:
         lines.append(f"{bits}-bit input is converted to 8 bit")
     if frame.color_trc in _HDR:
-        lines.append(
-            f"HDR ({_HDR[frame.color_trc]}) input keeps its tags but only 8 bits: gradients may band"
-        )
+        lines.append(f"HDR ({_HDR[frame.color_trc]}) input keeps its tags but only 8 bits: gradients may band")
     if frame.interlaced_frame:
         lines.append("interlaced input is treated as progressive pictures")
     return lines
@@ -212,9 +210,7 @@ def to_rgb(picture: Picture, colour: Colour) -> np.ndarray:
     matrix = _SWS_MATRIX.get(colour.matrix) or _SWS_MATRIX[_usual_matrix(picture.height)]
     code_range = ColorRange.JPEG if colour.full_range else ColorRange.MPEG
     frame = _reformat(to_frame(picture, colour), "rgb24", matrix, matrix, code_range, ColorRange.JPEG)
-    return (
-        _plane(frame, 0, picture.height, picture.width * 3).reshape(picture.height, picture.width, 3).copy()
-    )
+    return _plane(frame, 0, picture.height, picture.width * 3).reshape(picture.height, picture.width, 3).copy()
 
 
 def from_rgb(rgb: np.ndarray, colour: Colour) -> Picture:

@@ -69,7 +69,9 @@ ENDS: the end chunk
     unfinished or cut short; readers SHOULD present its whole groups. So a writer never has to seek back.
 
 Frame data
-    Bytes, to the container. **The coded words are specified by the docstring of `sdvideo/entropy.py`.**
+    Bytes, to the container. **What they mean is specified by the docstrings of `symbols.py` (what is coded in which
+    order), `context.py` and `plain.py` (under which probability tables, by the header's "coder") and `entropy.py`
+    (the tables and the range coder).**
 
 Room to grow: a codec whose prediction starts from something else than previous frames carries that in chunks
 of a kind of its own, with an upper-case first letter, and names it in the header's "base".
@@ -157,9 +159,7 @@ class Writer:
         """
         payload = pack_group(group)
         if group.first > self._tally.frames:
-            raise FormatError(
-                f"cannot write the group: it starts with {group.first}, not {self._tally.frames}"
-            )
+            raise FormatError(f"cannot write the group: it starts with {group.first}, not {self._tally.frames}")
         if fault := self._tally.fault(group):
             raise FormatError(f"cannot write the group: {fault}")
         packed, offset = pack_chunk(GROUP, payload), self._at

@@ -54,7 +54,7 @@ def magnitudes(symbols: torch.Tensor) -> torch.Tensor:
 
 def box(values: torch.Tensor) -> torch.Tensor:
     """Sum over each position's eight neighbours, [..., h, w, c]."""
-    rows, columns = values.shape[-3:-1]
+    rows = values.shape[-3]
     padded = F.pad(values, (0, 0, 1, 1, 1, 1))
     wide = padded[..., :-2, :] + padded[..., 1:-1, :] + padded[..., 2:, :]
     tall = wide[..., :rows, :, :] + wide[..., 1 : rows + 1, :, :] + wide[..., 2:, :, :]
@@ -239,9 +239,7 @@ class ContextModel(nn.Module):
         """
         start, end = STARTS[group], STARTS[group + 1]
         own = magnitude[..., start:end]
-        own_cross = (
-            _scaled(_cross(own)[select], 2) if phase else own.new_zeros(int(select.sum()), end - start)
-        )
+        own_cross = _scaled(_cross(own)[select], 2) if phase else own.new_zeros(int(select.sum()), end - start)
         below = magnitude[..., :start]
         around = _scaled(box(_bands(below, _bands_below(group)))[select], 4)
         before = previous[..., start:end][select]

@@ -157,9 +157,7 @@ class VideoReader:
     def _new_decoder(self) -> FrameDecoder:
         if self._model is None:
             header = self._reader.header
-            self._model = load_model(
-                self._name, device=self._device, colour=header.info.colour, expected=header.model
-            )
+            self._model = load_model(self._name, device=self._device, colour=header.info.colour, expected=header.model)
             _check_fit(self._model, header)
         return FrameDecoder(self._model, self.info.height, self.info.width)
 
@@ -217,9 +215,9 @@ def decode(
     """Decode an .sdv file into a video.
 
     destination: .mp4, .mkv, .mov or .y4m; "-" is standard output (fragmented MP4); by default the source's name with
-    .decoded.mp4. model: see VideoReader. crf, lossless: of the H.264 the pictures are put into. progress: called after every frame with
-    (frames done, frames in all, bytes so far or 0). Raises the errors of errors.py; a file that ends early is decoded
-    up to its last whole group and then raises DamagedError, without leaving a file under the final name.
+    .decoded.mp4. model: see VideoReader. crf, lossless: of the H.264 the pictures are put into. progress: called after
+    every frame with (frames done, frames in all, 0, average frames per second or None). Raises the errors of
+    errors.py; a file that was cut short or is damaged leaves nothing under the final name.
     """
     begin = time.monotonic()
     if not 0 <= crf <= 51:

@@ -149,9 +149,7 @@ class Source:
                 file = f"file:{self._name}"
             container = av.open(file, metadata_errors="replace")
         except av.InvalidDataError as exc:
-            hint = (
-                "" if self.seekable else " (or an MP4 with its index at the end, which a pipe cannot carry)"
-            )
+            hint = "" if self.seekable else " (or an MP4 with its index at the end, which a pipe cannot carry)"
             raise SourceError(f"{self._name}: not a video{hint}") from exc
         except (av.FFmpegError, OSError) as exc:
             raise SourceError(f"{self._name}: {reason(exc)}") from exc
@@ -235,9 +233,7 @@ class Source:
             except av.FFmpegError as exc:
                 bad, bad_in_a_row = bad + 1, bad_in_a_row + 1
                 if bad_in_a_row == _MAX_BAD_IN_A_ROW:
-                    raise SourceError(
-                        f"{self._name}: {bad} damaged pictures in a row: {reason(exc)}"
-                    ) from exc
+                    raise SourceError(f"{self._name}: {bad} damaged pictures in a row: {reason(exc)}") from exc
                 continue
             bad_in_a_row = 0
             concealed += sum(frame.is_corrupt for frame in frames)

@@ -170,9 +170,7 @@ class EmbeddedModel:
     block = BLOCK
     colour = Colour()  # it works on code values, whatever they mean
 
-    def __init__(
-        self, transform: Transform, context: ContextModel, sha256: str, revision: str, device: str = "cpu"
-    ):
+    def __init__(self, transform: Transform, context: ContextModel, sha256: str, revision: str, device: str = "cpu"):
         self.id = ModelId(DEFAULT_MODEL, revision, sha256)
         self.coder = ContextCoder(context)
         self.description = {"channels": CHANNELS, "block": BLOCK}
@@ -246,9 +244,5 @@ def load_embedded(
         own_revision = (file.metadata() or {}).get("revision", "")
     transform, context = Transform(), ContextModel()
     for module, prefix in ((transform, "transform."), (context, "context.")):
-        module.load_state_dict(
-            {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
-        )
-    return EmbeddedModel(
-        transform, context, hashlib.sha256(data).hexdigest(), own_revision, choose_device(device)
-    )
+        module.load_state_dict({k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)})
+    return EmbeddedModel(transform, context, hashlib.sha256(data).hexdigest(), own_revision, choose_device(device))

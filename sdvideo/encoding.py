@@ -239,16 +239,12 @@ def _header(video: Source, model: LatentModel, settings: EncodeSettings) -> Head
     )
 
 
-def _rate_control(
-    settings: EncodeSettings, info: StreamInfo, total: int | None, overhead: int
-) -> RateControl:
+def _rate_control(settings: EncodeSettings, info: StreamInfo, total: int | None, overhead: int) -> RateControl:
     """overhead: bytes of the file that are not video."""
     if settings.quality is not None:
         return ConstantQuality(step_index(settings.quality))
     if total is None:
-        raise SettingError(
-            "bitrate and size need an input that can be read twice, not a pipe; give a quality"
-        )
+        raise SettingError("bitrate and size need an input that can be read twice, not a pipe; give a quality")
     if settings.size is not None:
         bits = (settings.size - overhead) * 8
     elif info.rate is None:

@@ -25,8 +25,8 @@ _OWN = {
 def compensate(plane: np.ndarray, field: np.ndarray, block: int = BLOCK) -> np.ndarray:
     """Warp a plane of the reference by a motion field.
 
-    plane: uint8 [H, W] or [H, W, 2], H and W multiples of block. field: int16 [2, H/block, W/block], quarters of a luma pixel.
-    block: 16 for luma, 8 for 4:2:0 chroma. Returns the same shape.
+    plane: uint8 [H, W] or [H, W, 2], H and W multiples of block. field: int16 [2, H/block, W/block], quarters of a
+    luma pixel. block: 16 for luma, 8 for 4:2:0 chroma. Returns the same shape.
     """
     if not field.any():
         return plane.copy()
@@ -75,7 +75,7 @@ class Estimator:
     """Finds the motion field of each picture against its reference.
 
     DIS flow (Kroeger et al. 2016, OpenCV's) proposes a vector for each block; so do rest, the block's last vector and
-    its neighbours. The cheapest in squared error + penalty * bits stays, and is then refined in half and quarter pixels.
+    its neighbours. The cheapest in squared error + penalty * bits stays, and is then refined.
     """
 
     def __init__(self, rows: int, columns: int, preset: str = "balanced"):
@@ -133,9 +133,7 @@ class _Search:
         """Price vectors from now on by how far they are from the median of their cross of neighbours."""
         padded = np.pad(self.field, ((0, 0), (1, 1), (1, 1)), mode="edge")
         rows, columns = self.field.shape[1:]
-        cross = [
-            padded[:, y : y + rows, x : x + columns] for y, x in ((0, 1), (1, 0), (1, 1), (1, 2), (2, 1))
-        ]
+        cross = [padded[:, y : y + rows, x : x + columns] for y, x in ((0, 1), (1, 0), (1, 1), (1, 2), (2, 1))]
         self.expected = np.median(cross, axis=0).astype(np.int16)
         self._cost = self._error + self._penalty * self._bits(self.field)
 

@@ -193,9 +193,7 @@ class _EncodedSink(Sink):
             self._container = self._open_container([timescale(stream) for group in kept for stream in group])
             self._resources.callback(self._container.close)
             self._stream = self._add_video(options)
-            self._outputs = [
-                {stream.index: copy_stream(self._container, stream) for stream in group} for group in kept
-            ]
+            self._outputs = [{stream.index: copy_stream(self._container, stream) for stream in group} for group in kept]
             for reader, group in zip(self._readers, kept, strict=True):
                 reader.start(group)
             self._container.metadata.update(info.metadata)

@@ -80,7 +80,7 @@ class LatentCoder(Protocol):
 def code_frame(
     end, coder: LatentCoder, before: FrameSymbols, key: bool, index: int, plan: FramePlan | None = None
 ) -> FrameSymbols:
-    """Walk one frame. before: the frame before (its shapes tell the sizes, also for key frames); plan: the encoder's."""
+    """Walk one frame. before: the frame before, whose shapes tell the sizes even in key frames; plan: the encoder's."""
     motion, coded = np.zeros_like(before.motion), np.ones_like(before.coded)
     if not key:
         motion = _code_motion(end, coder, before.motion, None if plan is None else plan.motion, index)
@@ -90,9 +90,7 @@ def code_frame(
             coded = coder.code_map(end, before, motion, index, None if plan is None else plan.coded)
     latent = np.zeros_like(before.latent)
     if coded.any():
-        latent = coder.code_latent(
-            end, None if key else before, coded, index, None if plan is None else plan.units
-        )
+        latent = coder.code_latent(end, None if key else before, coded, index, None if plan is None else plan.units)
     return FrameSymbols(motion, coded, latent)
 
 
@@ -202,9 +200,7 @@ class ContextCoder:
                 tables = _tables(foreseen)
                 where = select.numpy()
                 wanted = None if units is None else units[where, start:stop].ravel()
-                values = end.values(tables.ravel(), np.zeros(tables.size, np.int32), wanted).reshape(
-                    tables.shape
-                )
+                values = end.values(tables.ravel(), np.zeros(tables.size, np.int32), wanted).reshape(tables.shape)
                 symbols[where, start:stop] = values
                 magnitude[select, start:stop] = context.magnitudes(torch.from_numpy(values))
         return symbols

@@ -239,9 +239,7 @@ def _late(folder: Path) -> Clip:
 
 def _odd(folder: Path) -> Clip:
     path, pictures = folder / "odd.mkv", synthesise(65, 47, 12, seed=3)
-    recipe = Recipe(
-        codec="ffv1", time_base=Fraction(1, 1000), ticks=tuple(range(0, 480, 40)), last_duration=40
-    )
+    recipe = Recipe(codec="ffv1", time_base=Fraction(1, 1000), ticks=tuple(range(0, 480, 40)), last_duration=40)
     write_clip(path, pictures, recipe)
     return _clip(path, pictures, recipe)
 
@@ -300,9 +298,7 @@ def _rich(folder: Path) -> Clip:
         chapters=((Fraction(0), Fraction(3, 10), "Start"), (Fraction(3, 10), Fraction(64, 100), "Rest")),
     )
     write_clip(path, pictures, recipe, title="Rich")
-    return _clip(
-        path, pictures, recipe, title="Rich", tracks=(("audio", "opus", "eng"), ("subtitle", "subrip", "fra"))
-    )
+    return _clip(path, pictures, recipe, title="Rich", tracks=(("audio", "opus", "eng"), ("subtitle", "subrip", "fra")))
 
 
 def _full_range(folder: Path) -> Clip:

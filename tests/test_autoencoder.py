@@ -52,9 +52,7 @@ def spectrum(y: np.ndarray, x: np.ndarray, radius: float) -> np.ndarray:
 
 def blank(rows: int, columns: int, channels: int) -> FrameSymbols:
     motion = np.zeros((2, -(-rows // 2), -(-columns // 2)), np.int16)
-    return FrameSymbols(
-        motion, np.zeros((rows, columns), bool), np.zeros((rows, columns, channels), np.int32)
-    )
+    return FrameSymbols(motion, np.zeros((rows, columns), bool), np.zeros((rows, columns, channels), np.int32))
 
 
 def there_and_back(units: np.ndarray, before: FrameSymbols, key: bool, coded: np.ndarray | None = None):
@@ -317,9 +315,7 @@ def test_a_chain_decodes_to_what_the_encoder_had(model):
 
 def test_no_delta_no_change(models):
     model = models["kl"]
-    reference = model.synthesise(
-        model.blank(64, 64), model.source(scene(64, 64, 0)).latent, np.ones((8, 8), bool), 1.0
-    )
+    reference = model.synthesise(model.blank(64, 64), model.source(scene(64, 64, 0)).latent, np.ones((8, 8), bool), 1.0)
     seen = model.picture(reference, 64, 64)
     still = model.predict(reference, np.zeros((2, 4, 4), np.int16))
     assert still is reference
@@ -528,9 +524,9 @@ def test_unfit_configs_are_refused(copy):
 def test_autoencoders_of_clips_are_refused(tmp_path):
     from diffusers import AutoencoderKLCogVideoX
 
-    AutoencoderKLCogVideoX(
-        block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4
-    ).save_pretrained(tmp_path)
+    AutoencoderKLCogVideoX(block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4).save_pretrained(
+        tmp_path
+    )
     refused(tmp_path, "AutoencoderKLCogVideoX", "5-D")
 
 

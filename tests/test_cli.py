@@ -180,9 +180,7 @@ def test_help_and_version_take_no_time():
     assert run("--version").stdout.decode() == f"sdvideo {sdvideo.__version__}\n"
     for command in ("encode", "decode", "report", "info", "verify"):
         assert "Example: sdvideo " + command in run(command, "--help").stdout.decode()
-    assert (
-        time.monotonic() - begin < 6
-    )  # six of them, on a machine that may be busy; torch alone would take 12
+    assert time.monotonic() - begin < 6  # six of them, on a machine that may be busy; torch alone would take 12
 
 
 # --- what does not ------------------------------------------------------------------------------------------
@@ -208,9 +206,7 @@ def test_wrong_usage(arguments, line):
     assert line in error(*arguments, code=2)
 
 
-@pytest.mark.parametrize(
-    "arguments", [("encode",), ("encode", "a.mp4", "--nonsense"), ("transcode", "a.mp4")]
-)
+@pytest.mark.parametrize("arguments", [("encode",), ("encode", "a.mp4", "--nonsense"), ("transcode", "a.mp4")])
 def test_wrong_arguments(arguments):
     assert b"Error: " in run(*arguments, code=2).stderr
 
@@ -240,9 +236,7 @@ def test_debugging_shows_where(tmp_path):
 
 def test_unknown_model(clips, coded, tmp_path):
     target = tmp_path / "a.sdv"
-    assert "nowhere" in error(
-        "encode", clips["cfr"].path, "-o", target, "--model", tmp_path / "nowhere", code=1
-    )
+    assert "nowhere" in error("encode", clips["cfr"].path, "-o", target, "--model", tmp_path / "nowhere", code=1)
     with Reader(coded) as reader, target.open("wb") as file:
         header = reader.header
         other = dataclasses.replace(header.model, sha256="0" * 64)

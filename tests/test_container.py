@@ -255,11 +255,7 @@ def test_noise_is_no_group(noise):
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 ratios = st.builds(Fraction, st.integers(1, 2**31 - 1), st.integers(1, 2**31 - 1))
 json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**53), 2**53)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | texts,
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=8,
 )
@@ -275,9 +271,7 @@ infos = st.builds(
     colour=st.builds(Colour, st.booleans(), code_points, code_points, code_points),
     rotation=st.integers(-360, 360),
     tracks=st.lists(
-        st.builds(
-            Track, st.sampled_from(["audio", "subtitle"]), texts, texts, st.just(0), st.integers(0, 1023)
-        ),
+        st.builds(Track, st.sampled_from(["audio", "subtitle"]), texts, texts, st.just(0), st.integers(0, 1023)),
         max_size=3,
     ).map(tuple),
     chapters=st.lists(
@@ -291,9 +285,7 @@ headers = st.builds(
     model=st.builds(ModelId, texts.filter(bool), texts, st.just(MODEL.sha256)),
     base=st.just("none"),
     coder=texts.filter(bool),
-    latent=st.dictionaries(texts, json_values, max_size=3).map(
-        lambda extra: extra | {"channels": 4, "block": 8}
-    ),
+    latent=st.dictionaries(texts, json_values, max_size=3).map(lambda extra: extra | {"channels": 4, "block": 8}),
     settings=st.dictionaries(texts, json_values, max_size=3),
     blobs=st.lists(st.sampled_from(["mp4", "matroska"]), min_size=1, max_size=3).map(tuple),
     writer=texts,
@@ -681,9 +673,7 @@ def lie(path, payload: bytes, **changes) -> None:
 def test_a_lying_index_is_found_out(path):
     honest = chunks_of(CLIP)[-2][1]
     for place in range(len(honest)):
-        for value in {0, 1, 127, honest[place] ^ 1, honest[place] ^ 2, (honest[place] + 12) & 127} - {
-            honest[place]
-        }:
+        for value in {0, 1, 127, honest[place] ^ 1, honest[place] ^ 2, (honest[place] + 12) & 127} - {honest[place]}:
             lie(path, honest[:place] + bytes([value]) + honest[place + 1 :])
             assert verify(path)
             with Reader(path) as reader:
@@ -698,9 +688,7 @@ def test_a_lying_index_is_found_out(path):
                         pass
 
 
-@pytest.mark.parametrize(
-    "changes", [{"frames": 2**64 - 1}, {"groups": 4}, {"check": 0}, {"index": 2**64 - 1}]
-)
+@pytest.mark.parametrize("changes", [{"frames": 2**64 - 1}, {"groups": 4}, {"check": 0}, {"index": 2**64 - 1}])
 def test_a_lying_end_chunk_is_found_out(path, changes):
     lie(path, chunks_of(CLIP)[-2][1], **changes)
     assert verify(path)

@@ -42,9 +42,7 @@ def end_of(source: Source, frames: list[Frame]) -> Fraction:
 def copy_video(source_path: Path, sink_path: Path, **settings: object) -> None:
     with (
         open_source(source_path) as source,
-        open_sink(
-            sink_path, source.info, track_files=source.track_files(), lossless=True, **settings
-        ) as sink,
+        open_sink(sink_path, source.info, track_files=source.track_files(), lossless=True, **settings) as sink,
     ):
         for frame in source.frames():
             sink.write(frame)
@@ -226,9 +224,7 @@ def damage(path: Path, target: Path, wanted: range) -> None:
     target.write_bytes(data)
 
 
-def test_damaged_pictures_are_skipped(
-    tmp_path: Path, clips: dict[str, Clip], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_pictures_are_skipped(tmp_path: Path, clips: dict[str, Clip], caplog: pytest.LogCaptureFixture) -> None:
     damage(clips["silent"].path, tmp_path / "hurt.mp4", range(5, 7))
     with caplog.at_level(logging.WARNING, "sdvideo"), open_source(tmp_path / "hurt.mp4") as source:
         assert 20 <= len(list(source.frames())) <= 24
@@ -276,11 +272,7 @@ def test_lossless_round_trip_through_mp4(clip: Clip, tmp_path: Path) -> None:
         assert (after.info.width, after.info.height) == (width + width % 2, height + height % 2)
         for a, b in zip(old, new, strict=True):
             assert same(planes_of(a.picture), (b.picture.y[:height, :width], b.picture.u, b.picture.v))
-    kept = [
-        packets
-        for packets, track in zip(packets_of(clip.path), clip.tracks, strict=True)
-        if track[1] != "subrip"
-    ]
+    kept = [packets for packets, track in zip(packets_of(clip.path), clip.tracks, strict=True) if track[1] != "subrip"]
     assert packets_of(target) == kept
     for (samples, start), (expected, first) in zip(sound_of(target), sound_of(clip.path), strict=True):
         # FFmpeg's MP4 forgets how much of the last packet is to be cut off, which Matroska says for Opus.
@@ -292,17 +284,13 @@ def test_lossless_round_trip_through_matroska(clip: Clip, tmp_path: Path) -> Non
     copy_video(clip.path, target)
     with open_source(clip.path) as before, open_source(target) as after:
         old, new = list(before.frames()), list(after.frames())
-        assert all(
-            abs(a - b) <= Fraction(3, 2000) for a, b in zip(times_of(after, new), clip.times, strict=True)
-        )
+        assert all(abs(a - b) <= Fraction(3, 2000) for a, b in zip(times_of(after, new), clip.times, strict=True))
         assert (after.info.colour, after.info.sar) == (before.info.colour, before.info.sar)
         assert [(t.kind, t.codec, t.language) for t in after.info.tracks] == list(clip.tracks)
         height, width = old[0].picture.y.shape
         for a, b in zip(old, new, strict=True):
             assert same(planes_of(a.picture), (b.picture.y[:height, :width], b.picture.u, b.picture.v))
-    bytes_only = [
-        [[data for data, _ in packets] for packets in packets_of(path)] for path in (clip.path, target)
-    ]
+    bytes_only = [[[data for data, _ in packets] for packets in packets_of(path)] for path in (clip.path, target)]
     assert bytes_only[0] == bytes_only[1]
     if clip.path.suffix == ".mkv":
         assert packets_of(clip.path) == packets_of(target) and sound_of(clip.path) == sound_of(target)
@@ -468,9 +456,7 @@ def test_very_fine_time_base(tmp_path: Path) -> None:
             sink.write(Frame(i * 5_000_000_123, 40_000_000, frame_at(0).picture))
     with open_source(tmp_path / "fine.mp4") as source:
         times = times_of(source, list(source.frames()))
-    assert all(
-        abs(time - Fraction(i * 5_000_000_123, 10**9)) <= Fraction(1, 10**6) for i, time in enumerate(times)
-    )
+    assert all(abs(time - Fraction(i * 5_000_000_123, 10**9)) <= Fraction(1, 10**6) for i, time in enumerate(times))
 
 
 # --- colour -------------------------------------------------------------------------------------------------
@@ -505,9 +491,7 @@ def test_rgb_round_trip_of_a_natural_picture() -> None:
         assert np.abs(back.y.astype(float) - picture.y).mean() < 1.0
 
 
-@pytest.mark.parametrize(
-    ("name", "matrix"), [("rgb24", 6), ("bgra", 6), ("gbrp", 6), ("gray", 2), ("gray10le", 2)]
-)
+@pytest.mark.parametrize(("name", "matrix"), [("rgb24", 6), ("bgra", 6), ("gbrp", 6), ("gray", 2), ("gray10le", 2)])
 def test_other_pixel_formats(name: str, matrix: int) -> None:
     grey = np.tile(np.arange(0, 240, 5, dtype=np.uint8), (34, 1))
     frame = av.VideoFrame.from_ndarray(np.dstack([grey] * 3), "rgb24").reformat(format=name)
