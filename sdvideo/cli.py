@@ -31,6 +31,9 @@ app = typer.Typer(
 
 
 def main() -> None:
+    # Threads that wait by spinning take the cores from other programs, and from the other threads of this one.
+    # To be said before torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     set_up()
     app(prog_name="sdvideo")
 

@@ -22,10 +22,10 @@ from .container import KEY, PREDICTED, CodedFrame, Group, Header, Reader, Writer
 from .demux import Source, open_source
 from .errors import FormatError, SettingError
 from .latents import LatentModel, blank_symbols, load_model
-from .motion import Estimator, compensate
+from .motion import BLOCK, Estimator, compensate
 from .output import check_output, whole_file
-from .picture import Frame, StreamInfo
-from .predict import is_cut
+from .picture import Frame, Picture, StreamInfo
+from .predict import is_cut, unchanged
 from .quantise import LAMBDA, Chooser, dequantise, step_size, worth_coding
 from .rate import ConstantQuality, RateControl, TargetSize
 from .settings import EncodeSettings, step_index
@@ -61,8 +61,8 @@ def encode(
 
     source: a path, or "-" for standard input. destination: by default the source's name with .sdv. settings: the
     fields of EncodeSettings. resume: go on from what an interrupted call left beside the destination. progress: called
-    after every frame with (frames done, frames in all or None, bytes so far, average frames per second or None).
-    Raises the errors of errors.py.
+    after every frame with (frames done, frames in all or None, bytes of video so far, average frames per second or
+    None). Raises the errors of errors.py.
     """
     begin = time.monotonic()
     chosen = EncodeSettings(**settings)
@@ -74,7 +74,7 @@ def encode(
             if video.seekable:
                 store.write_tracks(video.track_files())
             total = video.count_frames()
-            rate = _rate_control(chosen, video.info, total, store.size - store.earlier_size)
+            rate = _rate_control(chosen, video.info, total, store.size - store.video_size)
             for frame in store.earlier:
                 rate.spent(frame.kind == KEY, frame.step, len(frame.data))
             encoder = FrameEncoder(model, video.info.height, video.info.width, rate, chosen.keyint, chosen.preset)
@@ -110,7 +110,7 @@ class FrameEncoder:
         key = self._in_group in (0, self._keyint)
         if not key:
             index = self._rate.index(key=False)
-            motion, prediction, key = self._predict(source, step_size(index))
+            motion, prediction, key = self._predict(frame.picture, source, step_size(index))
         if key:
             index = self._rate.index(key=True)
             self._begin_group()
@@ -118,13 +118,15 @@ class FrameEncoder:
         step = step_size(index)
 
         units = model.analyse(source, prediction, step) / np.float32(step)
-        coded = np.ones_like(self.symbols.coded) if key else worth_coding(units)
+        coded = np.ones_like(self.symbols.coded)
+        if not key:
+            coded = worth_coding(units) & ~unchanged(frame.picture, self._last_picture, model.block)
         end = Chooser()
         symbols = code_frame(end, model.coder, self.symbols, key, index, FramePlan(motion, coded, units))
         data = b"" if symbols.still else end.finish()
         self._reference = model.synthesise(prediction, dequantise(symbols.latent, step), symbols.coded, step)
 
-        self.symbols, self._last_source = symbols, source
+        self.symbols, self._last_source, self._last_picture = symbols, source, frame.picture
         self._in_group += 1
         self._rate.spent(key, index, len(data))
         return CodedFrame(frame.pts, frame.duration, KEY if key else PREDICTED, index, data)
@@ -134,13 +136,14 @@ class FrameEncoder:
         self.symbols = self._blank
         self._estimator = Estimator(*self._blank.motion.shape[1:], self._preset)
 
-    def _predict(self, source, step: float):
+    def _predict(self, picture: Picture, source, step: float):
         """Motion, prediction, and whether the prediction is no good at all."""
         seen = self._model.luma(self._reference)
         if seen is None:
             seen = self._model.luma(self._last_source)
         luma = self._model.luma(source)
         motion = self._estimator.estimate(luma, seen, penalty=_MOTION_PENALTY * LAMBDA * step**2)
+        motion[:, unchanged(picture, self._last_picture, BLOCK)] = 0
         prediction = self._model.predict(self._reference, motion)
         warped = self._model.luma(prediction)
         return motion, prediction, is_cut(luma, compensate(seen, motion) if warped is None else warped)
@@ -163,7 +166,7 @@ def _groups(
             first, coded, size = store.frames, [], 0
         coded.append(following)
         size += len(following.data)
-        progress(first + len(coded), total, store.size + size, rate)
+        progress(first + len(coded), total, store.video_size + size, rate)
     if coded:
         yield Group(first, tuple(coded))
 
@@ -173,7 +176,7 @@ class _Store:
 
     def __init__(self, part: Path, header: Header, resume: bool):
         self.earlier: list[CodedFrame] = []
-        self.earlier_size = 0
+        self.video_size = 0
         self._track_bytes: tuple[int, ...] = ()
         self.groups = 0
         if resume and part.exists() and self._same(part, header):
@@ -186,7 +189,7 @@ class _Store:
             with Reader(part) as reader:
                 if reader.header == header:
                     self.groups = len(reader.groups)
-                    self.earlier_size = sum(entry.end - entry.offset for entry in reader.groups)
+                    self.video_size = sum(entry.end - entry.offset for entry in reader.groups)
                     self.earlier = [f for i in range(self.groups) for f in reader.read_group(i).frames]
                     return True
         except FormatError:
@@ -205,7 +208,7 @@ class _Store:
                     self._writer.write_track(blob, piece)
 
     def write_group(self, group: Group) -> None:
-        self._writer.write_group(group)
+        self.video_size += self._writer.write_group(group)
         self.frames += len(group.frames)
         self.groups += 1
 

@@ -3,7 +3,7 @@
 A motion field is int16 [2, h, w]: (dx, dy) of every 16x16 luma block in quarter pixels; the block at (x, y) is
 predicted from (x + dx / 4, y + dy / 4) of the reference, whose border samples are repeated outwards. Blocks overlap
 (overlapped block motion compensation): within 4 pixels of its border a block fades into what the neighbour's vector
-predicts there. Sub-pel samples are OpenCV's bicubic ones, which on 8-bit planes it computes with fixed-point weights
+predicts there; blocks at rest do not, for what does not move must not change. Sub-pel samples are OpenCV's bicubic ones, which on 8-bit planes it computes with fixed-point weights
 and a fraction of 1/32; a field of zeros returns the reference as it is.
 """
 
@@ -34,10 +34,12 @@ def compensate(plane: np.ndarray, field: np.ndarray, block: int = BLOCK) -> np.n
     own_y, own_x = np.tile(_OWN[block], rows), np.tile(_OWN[block], columns)
     here_y, beside_y = _halves(rows)
     here_x, beside_x = _halves(columns)
+    at_rest = ~field[:, here_y[:, None], here_x].any(0)
     total = np.full(plane.shape, 128, np.uint16)
     for look_y, weight_y in ((here_y, own_y), (beside_y, 16 - own_y)):
         for look_x, weight_x in ((here_x, own_x), (beside_x, 16 - own_x)):
-            seen = _warp(plane, field[:, look_y[:, None], look_x], BLOCK // block, cv2.INTER_CUBIC)
+            vectors = np.where(at_rest, 0, field[:, look_y[:, None], look_x])
+            seen = _warp(plane, vectors, BLOCK // block, cv2.INTER_CUBIC)
             weight = weight_y[:, None] * weight_x
             total += seen * weight.reshape(*weight.shape, *[1] * (plane.ndim - 2))
     return (total >> 8).astype(np.uint8)

@@ -1,10 +1,11 @@
-"""Where groups of pictures begin: at the first frame, every keyint frames, and at cuts."""
+"""What prediction can know beforehand: where a picture has not changed at all, and where it has nothing to go by."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from .motion import BLOCK
+from .picture import Picture
 
 
 def is_cut(luma: np.ndarray, predicted: np.ndarray) -> bool:
@@ -18,3 +19,19 @@ def is_cut(luma: np.ndarray, predicted: np.ndarray) -> bool:
     intra = np.abs(blocks - blocks.mean((1, 3), keepdims=True)).mean((1, 3))
     inter = inter.reshape(blocks.shape).mean((1, 3))
     return bool((inter > intra + 1).mean() > 0.6 and inter.mean() > 8)
+
+
+def unchanged(picture: Picture, last: Picture, block: int) -> np.ndarray:
+    """The blocks of an even size in which a picture equals the one before, bool [ceil(H/block), ceil(W/block)].
+
+    Whatever the coder thinks of them, they stay as they are: what does not move in the source must not move decoded.
+    """
+    rows, columns = -(-picture.height // block), -(-picture.width // block)
+    same = np.ones((rows, columns), bool)
+    for ours, theirs, size in zip(
+        (picture.y, picture.u, picture.v), (last.y, last.u, last.v), (block, block // 2, block // 2)
+    ):
+        differs = np.zeros((rows * size, columns * size), bool)
+        differs[: ours.shape[0], : ours.shape[1]] = ours != theirs
+        same &= ~differs.reshape(rows, size, columns, size).any((1, 3))
+    return same
