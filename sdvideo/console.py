@@ -89,7 +89,7 @@ class Progress:
                 desc=self._task,
                 total=total,
                 initial=self._earlier,
-                unit=" fps",
+                unit=" frames",
                 file=sys.stderr,
                 dynamic_ncols=True,
                 bar_format=None if total is None else _BAR,

@@ -71,7 +71,7 @@ def objects(done: subprocess.CompletedProcess) -> list[dict]:
 def coded(clips, tmp_path_factory) -> Path:
     """The clip "cfr" in four groups."""
     path = tmp_path_factory.mktemp("coded") / "cfr.sdv"
-    sdvideo.encode(clips["cfr"].path, path, keyint=4, device="cpu")
+    run("encode", clips["cfr"].path, "-o", path, "--keyint", 4)
     return path
 
 
@@ -354,7 +354,7 @@ def test_interrupted_and_resumed(tmp_path):
         assert 0 < reader.frame_count < 150
 
     run(*command, "--resume")
-    sdvideo.encode(source, whole, keyint=3)
+    run("encode", source, "-o", whole, "--keyint", 3)
     assert target.read_bytes() == whole.read_bytes()
     assert not part.exists()
 
@@ -397,7 +397,7 @@ def test_a_bar_on_a_terminal(monkeypatch, talk):
             progress(done, 30, 1000 * done, Fraction(25))
         console.log.warning("mind the gap")
     text = screen.getvalue()
-    assert "30/30" in text and "200 kbit/s" in text and "fps" in text
+    assert "30/30" in text and "200 kbit/s" in text and " frames/s" in text
     assert "Warning: mind the gap\n" in text
 
 
