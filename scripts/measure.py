@@ -437,7 +437,8 @@ def code_picture(picture: Picture, quality: float, model: LatentModel) -> tuple[
     height, width = picture.y.shape
     encoder = FrameEncoder(model, height, width, ConstantQuality(step_index(quality)), 1)
     coded = encoder.encode(Frame(0, 1, picture))
-    return len(coded.data), FrameDecoder(model, height, width).decode(coded).picture
+    decoder = FrameDecoder(model, height, width)
+    return len(coded.data), decoder.reconstruct(coded, decoder.parse(coded)).picture
 
 
 def code_rgb(rgb: np.ndarray, format: str, quality: int) -> tuple[int, np.ndarray]:
