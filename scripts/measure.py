@@ -54,7 +54,8 @@ from sdvideo.container import Reader
 from sdvideo.decoding import FrameDecoder
 from sdvideo.demux import open_source
 from sdvideo.encoding import FrameEncoder
-from sdvideo.latents import LatentModel, load_model
+from sdvideo.latents import LatentModel
+from sdvideo.models import load_model
 from sdvideo.mux import open_sink
 from sdvideo.picture import Colour, Frame, Picture, StreamInfo
 from sdvideo.rate import ConstantQuality
@@ -325,7 +326,7 @@ def measure_still(clip: Clip, options: argparse.Namespace) -> dict:
     sizes, shares, unasked, before = [], [], 0, None
     for index in range(16):
         coded = encoder.encode(Frame(index, 1, picture))
-        shown = decoder.decode(coded).picture
+        shown = decoder.reconstruct(coded, decoder.parse(coded)).picture
         if index % 8:
             changed = changed_blocks(before, shown)
             shares.append(float(changed.mean()))

@@ -31,9 +31,9 @@ app = typer.Typer(
 
 
 def main() -> None:
-    # Threads that wait by spinning take the cores from other programs, and from the other threads of this one.
-    # To be said before torch is first imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait by spinning for long take the cores from other programs, and from the other threads of this
+    # one; those that never spin are slow to start on small work. To be said before torch is first imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     set_up()
     app(prog_name="sdvideo")
 

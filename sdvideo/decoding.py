@@ -21,7 +21,8 @@ from .ahead import ahead
 from .container import KEY, CodedFrame, Damage, Reader
 from .container import verify as verify_chunks
 from .errors import DamagedError, FormatError, SettingError
-from .latents import LatentModel, blank_symbols, load_model
+from .latents import LatentModel, blank_symbols
+from .models import load_model
 from .mux import open_sink
 from .output import check_output, whole_file
 from .picture import Frame, StreamInfo

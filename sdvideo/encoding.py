@@ -21,7 +21,8 @@ from .ahead import ahead
 from .container import KEY, PREDICTED, CodedFrame, Group, Header, Reader, Writer
 from .demux import Source, open_source
 from .errors import FormatError, SettingError
-from .latents import LatentModel, blank_symbols, load_model
+from .latents import LatentModel, blank_symbols
+from .models import load_model
 from .motion import BLOCK, Estimator, compensate
 from .output import check_output, whole_file
 from .picture import Frame, Picture, StreamInfo
@@ -32,8 +33,6 @@ from .settings import EncodeSettings, step_index
 from .symbols import FramePlan, code_frame
 
 _PIECE = 1 << 20
-# A vector costs more than its own bits: its neighbours are foreseen by it.
-_MOTION_PENALTY = 2
 Progress = Callable[[int, "int | None", int, "Fraction | None"], None]
 
 
@@ -142,7 +141,7 @@ class FrameEncoder:
         if seen is None:
             seen = self._model.luma(self._last_source)
         luma = self._model.luma(source)
-        motion = self._estimator.estimate(luma, seen, penalty=_MOTION_PENALTY * LAMBDA * step**2)
+        motion = self._estimator.estimate(luma, seen, penalty=LAMBDA * step**2)
         motion[:, unchanged(picture, self._last_picture, BLOCK)] = 0
         prediction = self._model.predict(self._reference, motion)
         warped = self._model.luma(prediction)

@@ -3,8 +3,9 @@
 A motion field is int16 [2, h, w]: (dx, dy) of every 16x16 luma block in quarter pixels; the block at (x, y) is
 predicted from (x + dx / 4, y + dy / 4) of the reference, whose border samples are repeated outwards. Blocks overlap
 (overlapped block motion compensation): within 4 pixels of its border a block fades into what the neighbour's vector
-predicts there; blocks at rest do not, for what does not move must not change. Sub-pel samples are OpenCV's bicubic ones, which on 8-bit planes it computes with fixed-point weights
-and a fraction of 1/32; a field of zeros returns the reference as it is.
+predicts there; blocks at rest do not, for what does not move must not change. Sub-pel samples are OpenCV's bicubic
+ones, which on 8-bit planes it computes with fixed-point weights and a fraction of 1/32; a field of zeros returns the
+reference as it is.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def compensate(plane: np.ndarray, field: np.ndarray, block: int = BLOCK) -> np.n
     for look_y, weight_y in ((here_y, own_y), (beside_y, 16 - own_y)):
         for look_x, weight_x in ((here_x, own_x), (beside_x, 16 - own_x)):
             vectors = np.where(at_rest, 0, field[:, look_y[:, None], look_x])
-            seen = _warp(plane, vectors, BLOCK // block, cv2.INTER_CUBIC)
+            seen = _warp(plane, vectors, BLOCK // block)
             weight = weight_y[:, None] * weight_x
             total += seen * weight.reshape(*weight.shape, *[1] * (plane.ndim - 2))
     return (total >> 8).astype(np.uint8)
@@ -51,7 +52,7 @@ def _halves(count: int) -> tuple[np.ndarray, np.ndarray]:
     return here, (here + np.tile([-1, 1], count)).clip(0, count - 1)
 
 
-def _warp(plane: np.ndarray, field: np.ndarray, subsampling: int, interpolation: int) -> np.ndarray:
+def _warp(plane: np.ndarray, field: np.ndarray, subsampling: int) -> np.ndarray:
     """Look up every sample where its vector points; each vector of the field holds for an equal rectangle."""
     height, width = plane.shape[:2]
     x, y = (
@@ -62,7 +63,7 @@ def _warp(plane: np.ndarray, field: np.ndarray, subsampling: int, interpolation:
     y *= 0.25 / subsampling
     x += np.arange(width, dtype=np.float32)
     y += np.arange(height, dtype=np.float32)[:, None]
-    return cv2.remap(plane, x, y, interpolation, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(plane, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
 # By preset: how carefully DIS looks, and by how many quarter pixels its proposals are then refined, round by round.
@@ -121,7 +122,7 @@ class _Search:
 
     def propose(self, field: np.ndarray) -> None:
         """Take over the vectors of this field that cost less."""
-        seen = _warp(self._reference, field, 1, cv2.INTER_LINEAR)
+        seen = _warp(self._reference, field, 1)
         difference = cv2.absdiff(self._current, seen)
         squares = cv2.multiply(difference, difference, dtype=cv2.CV_32F)
         error = cv2.resize(squares, self._blocks, interpolation=cv2.INTER_AREA) * BLOCK**2

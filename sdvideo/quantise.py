@@ -14,6 +14,7 @@ from .entropy import REACH, SymbolReader, SymbolWriter, value_costs
 LAMBDA = 0.12  # squared steps that one bit is worth
 STEPS = 256
 _MAP_BITS = 3  # about what it takes to say that a block is coded
+_PATIENCE = 0.6  # what a block gains now, the frames after this one inherit
 
 
 def step_size(index: int) -> float:
@@ -53,7 +54,7 @@ def worth_coding(units: np.ndarray) -> np.ndarray:
     size = np.abs(symbols)
     gain = (units * units - (units - symbols) ** 2).sum(-1)
     cost = ((size > 0) * (5 + 1.5 * np.log2(np.maximum(size, 1)))).sum(-1)
-    return gain > LAMBDA * (cost + _MAP_BITS)
+    return gain > _PATIENCE * LAMBDA * (cost + _MAP_BITS)
 
 
 class Chooser:

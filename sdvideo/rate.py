@@ -1,6 +1,7 @@
 """Rate control: which quantiser index the next frame gets.
 
-At constant quality a fixed one, finer for key frames, whose detail the frames after them inherit. Towards a given
+Around a base index, key frames are finer, for the frames after them inherit their detail, and so is every fourth frame
+after one, a little, which pays for those between being coarser. At constant quality the base is fixed. Towards a given
 number of bits, the one at which what is left to code is expected to take what is left to spend: bits are modelled as
 complexity / step**1.2, with a running complexity for key and for predicted frames.
 """
@@ -13,7 +14,8 @@ from typing import Protocol
 from .quantise import STEPS, step_size
 
 FINEST = 32
-KEY_BONUS = 12  # quantiser indices a key frame is finer by
+KEY_BONUS = 22  # quantiser indices a key frame is finer by
+RHYTHM = (5, 2, 5, -8)  # what is added to the index of the first, second ... predicted frame of a group, and again
 _DECAY = 1.2  # bits ~ step ** -decay
 _SWIFT = 10  # indices the quantiser may move from frame to frame
 
@@ -28,17 +30,36 @@ class RateControl(Protocol):
         """A frame was coded with this index and took so many bytes."""
 
 
-class ConstantQuality:
-    """The same quantiser for every frame of a kind."""
+class _Rhythm:
+    """Keeps count of the frames of a group."""
 
-    def __init__(self, index: int):
-        self._index = index
+    def __init__(self):
+        self._since_key = 0
+
+    def _offset(self, key: bool) -> int:
+        """What the next frame's index is beside the base."""
+        return -KEY_BONUS if key else RHYTHM[(self._since_key - 1) % len(RHYTHM)]
+
+    def _count(self, key: bool) -> None:
+        self._since_key = 1 if key else self._since_key + 1
+
+
+class ConstantQuality(_Rhythm):
+    """The same base for all frames."""
+
+    def __init__(self, base: int):
+        super().__init__()
+        self._base = base
 
     def index(self, key: bool) -> int:
-        return max(FINEST, self._index - KEY_BONUS) if key else self._index
+        return _within(self._base + self._offset(key))
 
     def spent(self, key: bool, index: int, size: int) -> None:
-        pass
+        self._count(key)
+
+
+def _within(index: int) -> int:
+    return min(max(index, FINEST), STEPS - 1)
 
 
 @dataclass(slots=True)
@@ -53,17 +74,17 @@ class _Complexity:
         self.known = True
 
 
-class TargetSize:
+class TargetSize(_Rhythm):
     """Steers towards a number of bits for a known number of frames.
 
     pixels: of a frame; frames: how many; keyint: a key frame at least every so many.
     """
 
     def __init__(self, bits: float, frames: int, keyint: int, pixels: int):
+        super().__init__()
         self._bits, self._frames, self._keyint = bits, frames, keyint
         # What natural video takes about, per pixel, at step 1; the first frames put it right.
         self._key, self._predicted = _Complexity(17.0 * pixels), _Complexity(2.0 * pixels)
-        self._since_key = 0
         self._last: int | None = None
 
     def index(self, key: bool) -> int:
@@ -77,13 +98,13 @@ class TargetSize:
         index = next((i for i in range(FINEST, STEPS) if step_size(i) >= step), STEPS - 1)
         if self._last is not None and self._predicted.known:
             index = min(max(index, self._last - _SWIFT), self._last + _SWIFT)
-        return max(FINEST, index - KEY_BONUS) if key else index
+        return _within(index + self._offset(key))
 
     def spent(self, key: bool, index: int, size: int) -> None:
         bits = 8.0 * size
         self._bits -= bits
         self._frames -= 1
-        self._since_key = 1 if key else self._since_key + 1
+        self._last = index - self._offset(key)
+        self._count(key)
         kind = self._key if key else self._predicted
         kind.learn(bits * step_size(index) ** _DECAY, 0.5 if key else 0.15)
-        self._last = index + KEY_BONUS if key else index

@@ -13,7 +13,8 @@ import torch
 from sdvideo import autoencoder
 from sdvideo.container import ModelId
 from sdvideo.errors import DamagedError, ModelError
-from sdvideo.latents import blank_symbols, load_model
+from sdvideo.latents import blank_symbols
+from sdvideo.models import load_model
 from sdvideo.picture import Picture
 from sdvideo.plain import PlainCoder
 from sdvideo.quantise import Chooser, Taker, dequantise, worth_coding
