@@ -30,7 +30,8 @@ from sdvideo.demux import open_source
 from sdvideo.encoding import FrameEncoder
 from sdvideo.entropy import SymbolReader, SymbolWriter
 from sdvideo.errors import DamagedError, FormatError
-from sdvideo.latents import blank_symbols, load_model
+from sdvideo.latents import blank_symbols
+from sdvideo.models import load_model
 from sdvideo.picture import Frame, Picture
 from sdvideo.quantise import Chooser
 from sdvideo.rate import ConstantQuality
