@@ -341,7 +341,13 @@ def test_interrupted_and_resumed(tmp_path):
     source, target, whole = tmp_path / "long.mp4", tmp_path / "a.sdv", tmp_path / "whole.sdv"
     write_clip(source, synthesise(96, 64, 150), Recipe(ticks=tuple(range(0, 150 * 512, 512))))
     command = ["encode", str(source), "-o", str(target), "--keyint", "3"]
-    process = subprocess.Popen([*COMMAND, *command], stderr=subprocess.PIPE, env=ENVIRONMENT)
+    # Whoever runs the tests in the background may have told them, and so their children, to ignore interrupts.
+    process = subprocess.Popen(
+        [*COMMAND, *command],
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     part = part_of(target)
     while process.poll() is None and not (part.exists() and part.stat().st_size > 3000):
         time.sleep(0.005)
