@@ -326,12 +326,13 @@ def measure_still(clip: Clip, options: argparse.Namespace) -> dict:
     sizes, shares, unasked, before = [], [], 0, None
     for index in range(16):
         coded = encoder.encode(Frame(index, 1, picture))
-        shown = decoder.reconstruct(coded, decoder.parse(coded)).picture
+        symbols = decoder.parse(coded)
+        shown = decoder.reconstruct(coded, symbols).picture
         if index % 8:
             changed = changed_blocks(before, shown)
             shares.append(float(changed.mean()))
-            moving = cv2.dilate(decoder.symbols.motion.any(0).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-            unasked += int((changed & ~decoder.symbols.coded & ~moving).sum())
+            moving = cv2.dilate(symbols.motion.any(0).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+            unasked += int((changed & ~symbols.coded & ~moving).sum())
         sizes.append(len(coded.data))
         before = shown
     changes = sum(share > 0 for share in shares)
