@@ -1,6 +1,6 @@
 """Train the embedded latent model: transform and context model together, on chains of decoded frames.
 
-    python scripts/prepare.py data ../shared/train ../shared/train2
+    python scripts/prepare.py data FOLDER [FOLDER ...]
     python scripts/train.py data --out run --minutes 90                      from nothing
     python scripts/train.py data --out run --minutes 90 --start run/last.pt  go on
 
