@@ -66,5 +66,5 @@ def parse_amount(text: str) -> float:
 
 
 def step_index(quality: float) -> int:
-    """Quality 0..100 -> quantiser index of predicted frames (see quantise.step_size): 250 at 0, 32 at 100."""
+    """Quality 0..100 -> base quantiser index (see rate.py and quantise.step_size): 250 at 0, 32 at 100."""
     return round(250 - 2.18 * quality)

@@ -142,9 +142,10 @@ class ContextCoder:
 
     def _features(self, latent: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """context.previous_features of a frame before, which the map and the latent both ask for."""
-        if self._last is None or self._last[0] is not latent:
-            self._last = (latent, *context.previous_features(torch.from_numpy(latent)))
-        return self._last[1:]
+        last = self._last  # one look: another thread may be coding another frame
+        if last is None or last[0] is not latent:
+            last = self._last = (latent, *context.previous_features(torch.from_numpy(latent)))
+        return last[1:]
 
     @torch.no_grad()
     def motion_tables(self, deviations, stage, index):
