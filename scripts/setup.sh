@@ -67,3 +67,20 @@ setup() {
     echo "$wanted" >"$stamp"
     [ -z "$extra" ] || echo "$wanted" >"$venv/sdvideo-ready"  # an extra includes the package itself
 }
+
+# For the test of the report's page: Chromium and its driver, where they are missing and Debian's packages can be
+# installed. Elsewhere, or when that fails, the test says that it is skipped.
+setup_browser() {
+    if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then
+        return
+    fi
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || ! command -v timeout >/dev/null; then
+        return
+    fi
+    echo "Installing Chromium for the test of the report's page" >&2
+    {
+        timeout 120 apt-get update -qq &&
+            DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq --no-install-recommends \
+                chromium chromium-driver
+    } </dev/null >/dev/null 2>&1 || echo "Chromium could not be installed: its test is skipped" >&2
+}

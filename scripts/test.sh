@@ -6,6 +6,7 @@ set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 . "$root/scripts/setup.sh"
 setup test
+setup_browser
 
 cd "$root"
 exec .venv/bin/python -m pytest "$@"

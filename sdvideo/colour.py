@@ -114,6 +114,11 @@ def to_picture(frame: av.VideoFrame) -> Picture:
         return _grey_picture(frame)
     if frame.format.name not in ("yuv420p", "yuvj420p", "yuva420p"):
         frame = _to_420(frame)
+    return planes_of(frame)
+
+
+def planes_of(frame: av.VideoFrame) -> Picture:
+    """The planes of an 8-bit 4:2:0 frame as a picture of its own (a copy)."""
     height, width = frame.height, frame.width
     half = (height + 1) // 2, (width + 1) // 2
     y, u, v = (_plane(frame, i, *size).copy() for i, size in enumerate(((height, width), half, half)))

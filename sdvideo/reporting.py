@@ -1,74 +1,132 @@
-"""How close a coded video comes to its original, frame by frame and in all.
+"""How close a coded video comes to its original and how steady it is, frame by frame and in all.
 
-    result = sdvideo.report("clip.mp4", "clip.sdv", json="clip.json", csv="clip.csv")
-    print(result.summary["psnr"]["mean"])
+    result = sdvideo.report("clip.mp4", "clip.sdv", json="clip.json", csv="clip.csv", html="clip.html")
+    print(result.summary["mcf"]["clip"], result.summary["worst"]["mcf"])
 
-PSNR is taken on the code values of the upright 8-bit 4:2:0 pictures; "psnr" is that of all samples of Y, U
-and V together. It is at most 100 dB, which two equal pictures have. Bytes are those of the video alone: in an
-.sdv the data of each frame (in the summary: the groups), elsewhere the packets.
+Pictures are compared as upright 8-bit 4:2:0 code values. What the measures are is said where they are made:
+`fidelity.py`, `stability.py`, `vmaf.py`. Bytes are those of the video alone: in an .sdv the data of each frame (in the
+summary: the groups), elsewhere the packets.
+
+The JSON (schema 1; later versions may add keys, never change what these mean):
+    schema, type, version   1, "report", and the sdvideo that wrote it
+    info.reference          path, width, height, frames_per_second (null: not known)
+    info.distorted          the same; of an .sdv also model, base and settings
+    info.notes              what --align did, in words
+    measures                name, title, unit and better ("higher", "lower" or "one") of every measure, in order
+    summary                 frames, key_frames, seconds, bytes, kbit_per_second;
+                            cuts: numbers of the frames after a cut, which are left out of the temporal measures;
+                            kp: key-frame pop, null where no group starts inside the clip;
+                            worst: by measure, the numbers of frames to look at, worst first;
+                            for every measure clip, mean, min, p5, p50, p95, max. clip is what stands for the whole: of
+                            mcf, phi and r_w taken from means over all frames, else the mean
+    frames                  one object per frame: frame (number), seconds (after the first), type ("key" or
+                            "predicted"), bytes, cut, then every measure; null where it cannot be measured
+The CSV has the same columns as a frame's object; null is an empty cell, cut is 0 or 1.
 """
 
 from __future__ import annotations
 
 import csv as csv_format
 import json as json_format
+import logging
 import math
 import os
 import sys
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from itertools import zip_longest
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TextIO
+from typing import Any, TextIO
 
-import av
-import cv2
+import numpy as np
 
+from . import __version__
 from .ahead import ahead
-from .chunk import OVERHEAD
-from .container import KEY, Reader
-from .decoding import VideoReader
-from .demux import open_source
-from .errors import DamagedError, SettingError, SourceError
-from .layout import MAGIC
+from .errors import SettingError
+from .fidelity import psnr, structure
+from .footage import Footage, Shown, footage, paired
 from .output import check_output, whole_file
-from .picture import Frame, Picture, StreamInfo
+from .page import Pair, write_page
+from .picture import Picture
+from .stability import Flicker, SourceMotion, flicker, key_frame_pop, source_motion, whole
+from .vmaf import Scorer, can_score
 
-METRICS = ("psnr", "psnr_y", "psnr_u", "psnr_v")
-_BEST_PSNR = 100.0
-_PEAK = 255.0**2
+log = logging.getLogger("sdvideo")
+
+_WORST = 3  # frames named as the worst by each of two measures
+_APART = 0.5  # seconds between two of them
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """name: its column; title: for people; unit: "" if it has none; better: "higher", "lower" or "one" (best at 1)."""
+
+    name: str
+    title: str
+    unit: str
+    better: str
+
+
+MEASURES = (
+    Measure("psnr", "PSNR", "dB", "higher"),
+    Measure("psnr_y", "PSNR Y", "dB", "higher"),
+    Measure("psnr_u", "PSNR U", "dB", "higher"),
+    Measure("psnr_v", "PSNR V", "dB", "higher"),
+    Measure("ssim", "SSIM", "", "higher"),
+    Measure("ms_ssim", "MS-SSIM", "", "higher"),
+    Measure("vmaf", "VMAF", "", "higher"),
+    Measure("vmaf_neg", "VMAF NEG", "", "higher"),
+    Measure("xpsnr", "XPSNR Y", "dB", "higher"),
+    Measure("mcf", "MCF", "dB", "higher"),
+    Measure("phi", "φ", "", "lower"),
+    Measure("r_w", "R_w", "", "one"),
+    Measure("delta_l", "ΔL", "grey levels", "lower"),
+    Measure("coverage", "Coverage", "", "higher"),
+)
+_FIDELITY = ("psnr", "psnr_y", "psnr_u", "psnr_v", "ssim", "ms_ssim")
+_STABILITY = ("mcf", "phi", "r_w", "delta_l", "coverage")
+_PARTS = tuple(field.name for field in fields(Flicker))
+_UNKNOWN = (math.nan,) * len(_PARTS)
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """What was measured.
 
-    info: the two videos; summary: all frames together; columns: "seconds", "key", "bytes" and the METRICS, a
-    number per frame each, in arrays because a film has many frames.
+    info: the two videos; summary: all frames together; columns: "seconds", "key", "bytes", "cut" and the measures, a
+    number per frame each (NaN: not measured), in arrays because a film has many frames.
     """
 
     info: dict[str, Any]
     summary: dict[str, Any]
     columns: dict[str, array]
 
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """Those that were taken, in order."""
+        return tuple(measure for measure in MEASURES if measure.name in self.columns)
+
     def frames(self) -> Iterator[dict[str, Any]]:
         """One row per frame, as in the JSON and the CSV."""
-        columns = self.columns
+        columns, names = self.columns, [measure.name for measure in self.measures]
         for number in range(len(columns["key"])):
             yield {
                 "frame": number,
                 "seconds": round(columns["seconds"][number], 6),
                 "type": "key" if columns["key"][number] else "predicted",
                 "bytes": columns["bytes"][number],
-                **{name: round(columns[name][number], 4) for name in METRICS},
+                "cut": bool(columns["cut"][number]),
+                **{name: _rounded(columns[name][number]) for name in names},
             }
 
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON values, as specified in this module's docstring."""
+        return self._head() | {"frames": list(self.frames())}
+
     def write_json(self, file: TextIO) -> None:
-        """One object on one line: schema, type, info, summary, frames."""
-        head = {"schema": 1, "type": "report", "info": self.info, "summary": self.summary}
-        file.write(json_format.dumps(head, ensure_ascii=False)[:-1] + ', "frames": [')
+        """The document, as one object on one line."""
+        file.write(json_format.dumps(self._head(), ensure_ascii=False)[:-1] + ', "frames": [')
         for row in self.frames():
             file.write((", " if row["frame"] else "") + json_format.dumps(row))
         file.write("]}\n")
@@ -76,10 +134,21 @@ class Report:
 
     def write_csv(self, file: TextIO) -> None:
         """A header line, then one line per frame (RFC 4180)."""
-        rows = csv_format.DictWriter(file, ["frame", "seconds", "type", "bytes", *METRICS])
+        names = ["frame", "seconds", "type", "bytes", "cut", *(measure.name for measure in self.measures)]
+        rows = csv_format.DictWriter(file, names)
         rows.writeheader()
-        rows.writerows(self.frames())
+        rows.writerows(row | {"cut": int(row["cut"])} for row in self.frames())
         file.flush()
+
+    def _head(self) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "type": "report",
+            "version": __version__,
+            "info": self.info,
+            "measures": [asdict(measure) for measure in self.measures],
+            "summary": self.summary,
+        }
 
 
 def report(
@@ -88,213 +157,163 @@ def report(
     *,
     json: str | os.PathLike | None = None,
     csv: str | os.PathLike | None = None,
+    html: str | os.PathLike | None = None,
+    align: bool = False,
     device: str = "auto",
     progress: Callable[[int, int | None, int], None] = lambda done, total, size: None,
 ) -> Report:
     """Compare a video with its original.
 
-    reference, distorted: any video or .sdv file, of the same size and number of frames. json, csv: files to
-    write the result to, written over if there; "-" is standard output. progress: called after every frame
-    with (frames done, frames in all or None, 0). Raises the errors of errors.py.
+    reference, distorted: any video or .sdv file, of the same size, rate and number of frames. align: let them differ;
+    frames are paired by time, and pictures scaled to the reference's size. json, csv, html: files to write the result
+    to, written over if there; "-" is standard output. progress: called after every frame with (frames done, frames in
+    all or None, 0). VMAF and XPSNR are measured if the extra sdvideo[vmaf] is installed. Raises the errors of
+    errors.py.
     """
-    targets = [os.fspath(target) for target in (json, csv) if target is not None]
-    if len(set(targets)) < len(targets):
-        raise SettingError(f"the JSON and the CSV cannot both go to {targets[0]}")
+    targets = [os.fspath(target) for target in (json, csv, html) if target is not None]
+    if twice := next((target for target in targets if targets.count(target) > 1), None):
+        raise SettingError(f"two results cannot both go to {twice}")
     for target in set(targets) - {"-"}:
         for source in (reference, distorted):
             check_output(Path(target), source, overwrite=True)
-    result = _compare(reference, distorted, device, progress)
+    with _both(reference, distorted, device) as (before, after):
+        result = _compare(before, after, align, progress)
     for target, write in ((json, result.write_json), (csv, result.write_csv)):
         if target is not None:
             with _text_file(os.fspath(target)) as file:
                 write(file)
+    if html is not None:
+        with (
+            _both(reference, distorted, device) as (before, after),
+            paired(before, after, align, notes=[]) as pairs,
+            _text_file(os.fspath(html)) as file,
+        ):
+            pictures = (Pair(n, x.frame.picture, y.frame.picture) for n, (x, y) in enumerate(pairs))
+            write_page(file, result, pictures, before.info.colour)
     return result
 
 
-def psnr(original: Picture, coded: Picture) -> tuple[float, float, float, float]:
-    """In the order of METRICS: of all samples, of Y, of U, of V."""
-    pairs = ((original.y, coded.y), (original.u, coded.u), (original.v, coded.v))
-    errors = [cv2.norm(a, b, cv2.NORM_L2SQR) for a, b in pairs]
-    sizes = [a.size for a, _ in pairs]
-    whole, *parts = map(_decibel, (sum(errors), *errors), (sum(sizes), *sizes))
-    return (whole, *parts)
+@contextmanager
+def _both(reference, distorted, device: str) -> Iterator[tuple[Footage, Footage]]:
+    with footage(reference, device) as before, footage(distorted, device) as after:
+        yield before, after
 
 
-def _decibel(squared_error: float, samples: int) -> float:
-    if not squared_error:
-        return _BEST_PSNR
-    return min(_BEST_PSNR, 10 * math.log10(_PEAK * samples / squared_error))
-
-
-def _compare(reference, distorted, device: str, progress) -> Report:
-    columns = {"seconds": array("d"), "key": array("b"), "bytes": array("q")}
-    columns |= {name: array("d") for name in METRICS}
-    with ExitStack() as stack:
-        before = stack.enter_context(_open(os.fspath(reference), device))
-        after = stack.enter_context(_open(os.fspath(distorted), device))
-        _check_sizes(before, after)
-        length = _measure(before, after, columns, progress)
-        size = after.video_bytes
-        info = {"reference": before.about(), "distorted": after.about()}
-    summary = {
-        "frames": len(columns["key"]),
-        "key_frames": sum(columns["key"]),
-        "seconds": round(length, 6),
-        "bytes": size,
-        "kbit_per_second": round(size * 8 / length / 1000, 3),
-        **{name: _statistics(columns[name]) for name in METRICS},
-    }
-    return Report(info, summary, columns)
-
-
-def _measure(before: _Video, after: _Video, columns: dict[str, array], progress) -> float:
-    """Fill the columns, reading both videos side by side; returns the length in seconds."""
+def _compare(before: Footage, after: Footage, align: bool, progress) -> Report:
+    columns = {"seconds": array("d"), "key": array("b"), "bytes": array("q"), "cut": array("b")}
+    columns |= {name: array("d") for name in (*_FIDELITY, *_STABILITY)}
+    parts = [array("d") for _ in _PARTS]
+    notes: list[str] = []
     info = before.info
-    with ahead(before.frames()) as originals, ahead(after.frames()) as coded:
-        first = last = None
-        for done, (x, y) in enumerate(zip_longest(originals, coded), 1):
-            if x is None or y is None:
-                short, long = (before, after) if x is None else (after, before)
-                raise SourceError(
-                    f"{short.name} ends after {done - 1} frames, {long.name} goes on: "
-                    "only videos of one length can be compared"
-                )
+    with ExitStack() as stack:
+        scorer = stack.enter_context(Scorer(info)) if can_score(info) else None
+        pairs = stack.enter_context(paired(before, after, align, notes))
+        followed = stack.enter_context(ahead(_followed(pairs)))
+        first = last = was = None
+        for done, (x, y, motion) in enumerate(followed, 1):
             first, last = first or x.frame, x.frame
-            time = (last.pts - first.pts) * info.time_base
-            row = (float(time), y.key, y.bytes, *psnr(last.picture, y.frame.picture))
+            now = last.picture, y.frame.picture
+            temporal = _temporal(motion, was, now)
+            row = (
+                float((last.pts - first.pts) * info.time_base),
+                y.key,
+                y.bytes,
+                motion is not None and motion.cut,
+                *psnr(*now),
+                *structure(now[0].y, now[1].y),
+                *_stability(temporal),
+            )
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
+            for part, value in zip(parts, _UNKNOWN if temporal is None else temporal.values()):
+                part.append(value)
+            if scorer is not None:
+                scorer.add(*now)
+            was = now
             progress(done, before.total, 0)
-    duration = last.duration * info.time_base or 1 / (info.rate or 25)
-    return float(time + duration)
+        if scorer is not None:
+            columns |= {name: array("d", values) for name, values in scorer.finish().items()}
+    length = (last.pts - first.pts) * info.time_base + (last.duration * info.time_base or 1 / (info.rate or 25))
+    for line in notes:
+        log.warning("%s", line)
+    about = {"reference": before.about(), "distorted": after.about(), "notes": notes}
+    return Report(about, _summary(columns, parts, float(length), after.video_bytes), columns)
 
 
-def _check_sizes(before: _Video, after: _Video) -> None:
-    sizes = [f"{video.info.width}x{video.info.height}" for video in (before, after)]
-    if sizes[0] != sizes[1]:
-        raise SourceError(
-            f"{before.name} is {sizes[0]}, {after.name} {sizes[1]}: only pictures of one size can be compared"
-        )
+def _followed(pairs: Iterable[tuple[Shown, Shown]]) -> Iterator[tuple[Shown, Shown, SourceMotion | None]]:
+    """Each pair with the motion of its original since the one before."""
+    before = None
+    for x, y in pairs:
+        luma = x.frame.picture.y
+        yield x, y, None if before is None else source_motion(before, luma)
+        before = luma
 
 
-def _statistics(values: array) -> dict[str, float]:
-    found = {"mean": sum(values) / len(values), "min": min(values), "max": max(values)}
-    return {name: round(value, 4) for name, value in found.items()}
+def _temporal(
+    motion: SourceMotion | None, was: tuple[Picture, Picture] | None, now: tuple[Picture, Picture]
+) -> Flicker | None:
+    """What this pair and the one before tell; None of the first, after a cut, and where nothing can be followed."""
+    if motion is None or motion.cut:
+        return None
+    return flicker(motion, was[0].y, now[0].y, was[1].y, now[1].y)
 
 
-# --- the videos ---------------------------------------------------------------------------------------------
+def _stability(found: Flicker | None) -> tuple[float, ...]:
+    """In the order of _STABILITY."""
+    if found is None:
+        return (math.nan,) * len(_STABILITY)
+    return found.mcf, found.phi, found.r_w, found.pump, found.coverage
 
 
-class _Coded(NamedTuple):
-    """A picture and what it took: bytes, and whether it stands alone."""
-
-    frame: Frame
-    bytes: int
-    key: bool
+# --- all frames together ------------------------------------------------------------------------------------
 
 
-class _Video(Protocol):
-    """One of the two videos; a context manager.
-
-    name: its path; info: its description; total: the number of its frames if known; video_bytes: of them all.
-    """
-
-    name: str
-    info: StreamInfo
-    total: int | None
-    video_bytes: int
-
-    def frames(self) -> Iterator[_Coded]: ...
-
-    def about(self) -> dict[str, Any]:
-        """For the report: JSON values."""
-
-
-def _open(path: str, device: str) -> _Video:
-    try:
-        with open(path, "rb") as file:
-            ours = file.read(4) == MAGIC[:4]
-    except OSError as error:
-        raise SourceError(f"{path}: {error.strerror or error}") from error
-    return _OurVideo(path, device) if ours else _OtherVideo(path)
+def _summary(columns: dict[str, array], parts: list[array], seconds: float, size: int) -> dict[str, Any]:
+    statistics = {m.name: _statistics(np.array(columns[m.name])) for m in MEASURES if m.name in columns}
+    known = [row for row in zip(*parts, columns["key"]) if not math.isnan(row[0])]
+    kp = key_frame_pop([row[0] for row in known], [bool(row[-1]) for row in known])
+    if known:
+        clip = whole(Flicker(*row[:-1]) for row in known)
+        for name, value in (("mcf", clip.mcf), ("phi", clip.phi), ("r_w", clip.r_w)):
+            statistics[name]["clip"] = _rounded(value)
+    return {
+        "frames": len(columns["key"]),
+        "key_frames": sum(columns["key"]),
+        "seconds": round(seconds, 6),
+        "bytes": size,
+        "kbit_per_second": round(size * 8 / seconds / 1000, 3),
+        "cuts": [number for number, cut in enumerate(columns["cut"]) if cut],
+        "kp": _rounded(kp),
+        "worst": _worst(columns),
+        **statistics,
+    }
 
 
-class _OurVideo:
-    """An .sdv file."""
-
-    def __init__(self, path: str, device: str):
-        self.name = path
-        self._video, self._reader = VideoReader(path, device=device), Reader(path)
-        self.info, self.total = self._video.info, len(self._video)
-        self.video_bytes = sum(entry.size + OVERHEAD for entry in self._reader.groups)
-        if not self._video.complete or not self.total:
-            self.close()
-            raise DamagedError(f"{path}: cut short after frame {self.total}")
-
-    def frames(self) -> Iterator[_Coded]:
-        groups = (self._reader.read_group(number) for number in range(len(self._reader.groups)))
-        coded = (frame for group in groups for frame in group.frames)
-        for frame, source in zip(self._video, coded, strict=True):
-            yield _Coded(frame, len(source.data), source.kind == KEY)
-
-    def about(self) -> dict[str, Any]:
-        header = self._reader.header
-        made = {"model": asdict(header.model), "base": header.base, "settings": header.settings}
-        return _about(self) | made
-
-    def close(self) -> None:
-        self._video.close()
-        self._reader.close()
-
-    def __enter__(self) -> _OurVideo:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+def _statistics(values: np.ndarray) -> dict[str, float | None]:
+    known = values[~np.isnan(values)]
+    if not known.size:
+        return dict.fromkeys(("clip", "mean", "min", "p5", "p50", "p95", "max"))
+    mean = known.mean()
+    found = (mean, mean, *np.percentile(known, (0, 5, 50, 95, 100)))
+    return {name: _rounded(value) for name, value in zip(("clip", "mean", "min", "p5", "p50", "p95", "max"), found)}
 
 
-class _OtherVideo:
-    """Any video FFmpeg reads."""
-
-    def __init__(self, path: str):
-        self.name = path
-        self._source = open_source(path)
-        self.info, self.total = self._source.info, self._source.count_frames()
-        self._packets = _packets(path)
-        self.video_bytes = sum(size for size, _ in self._packets.values())
-
-    def frames(self) -> Iterator[_Coded]:
-        for frame in self._source.frames():
-            yield _Coded(frame, *self._packets.get(frame.pts, (0, False)))
-
-    def about(self) -> dict[str, Any]:
-        return _about(self)
-
-    def __enter__(self) -> _OtherVideo:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._source.close()
+def _worst(columns: dict[str, array]) -> dict[str, list[int]]:
+    """The frames that are furthest from the original, and those that flicker most, some distance apart."""
+    detail = "psnr_y" if np.isnan(columns["ms_ssim"]).all() else "ms_ssim"
+    return {name: _lowest(np.array(columns[name]), np.array(columns["seconds"])) for name in (detail, "mcf")}
 
 
-def _about(video: _Video) -> dict[str, Any]:
-    info = video.info
-    rate = info.rate and round(float(info.rate), 6)
-    return {"path": video.name, "width": info.width, "height": info.height, "frames_per_second": rate}
-
-
-def _packets(path: str) -> dict[int, tuple[int, bool]]:
-    """Size and key flag of the packets of the video, by presentation time."""
-    found: dict[int, tuple[int, bool]] = {}
-    try:
-        with av.open(f"file:{path}", metadata_errors="replace") as container:
-            for packet in container.demux(container.streams.best("video")):
-                if packet.size and (time := packet.dts if packet.pts is None else packet.pts) is not None:
-                    size, key = found.get(time, (0, False))
-                    found[time] = size + packet.size, key or packet.is_keyframe
-    except av.FFmpegError as error:
-        raise SourceError(f"{path}: {error.strerror or error}") from error
+def _lowest(values: np.ndarray, seconds: np.ndarray) -> list[int]:
+    found: list[int] = []
+    for number in np.argsort(values, kind="stable")[: np.count_nonzero(~np.isnan(values))]:
+        if len(found) < _WORST and all(abs(seconds[number] - seconds[other]) >= _APART for other in found):
+            found.append(int(number))
     return found
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else round(float(value), 4)
 
 
 @contextmanager

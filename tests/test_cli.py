@@ -25,6 +25,7 @@ import sdvideo
 from sdvideo import console
 from sdvideo.container import Reader, Writer
 from sdvideo.output import part_of
+from sdvideo.vmaf import SCORES, find_ffmpeg
 
 COMMAND = [sys.executable, "-m", "sdvideo"]
 # Clips this small gain nothing from threads, and a busy machine is slow to gather them.
@@ -38,9 +39,11 @@ INFO_KEYS = [
     "seconds", "groups", "video_bytes", "kbit_per_second", "model", "base", "coder", "settings",
     "tracks", "chapters", "colour", "sample_aspect_ratio", "rotation", "metadata", "writer",
 ]  # fmt: skip
-FRAME_KEYS = [
-    "frame", "seconds", "type", "bytes", "psnr", "psnr_y", "psnr_u", "psnr_v",
+MEASURES = [
+    "psnr", "psnr_y", "psnr_u", "psnr_v", "ssim", "ms_ssim", *(SCORES if find_ffmpeg() else ()),
+    "mcf", "phi", "r_w", "delta_l", "coverage",
 ]  # fmt: skip
+FRAME_KEYS = ["frame", "seconds", "type", "bytes", "cut", *MEASURES]
 
 
 def run(*arguments: object, code: int = 0, **options) -> subprocess.CompletedProcess:
@@ -114,13 +117,16 @@ def test_report(clips, coded, tmp_path):
     text = (tmp_path / "r.json").read_text()
     found = json.loads(text)
     assert text.count("\n") == 1
-    assert list(found) == ["schema", "type", "info", "summary", "frames"]
-    assert list(found["info"]) == ["reference", "distorted"]
+    assert list(found) == ["schema", "type", "version", "info", "measures", "summary", "frames"]
+    assert list(found["info"]) == ["reference", "distorted", "notes"]
+    assert [measure["name"] for measure in found["measures"]] == MEASURES
     summary = found["summary"]
     assert list(summary) == [
-        "frames", "key_frames", "seconds", "bytes", "kbit_per_second", "psnr", "psnr_y", "psnr_u", "psnr_v"
+        "frames", "key_frames", "seconds", "bytes", "kbit_per_second", "cuts", "kp", "worst", *MEASURES
     ]  # fmt: skip
-    assert all(list(summary[name]) == ["mean", "min", "max"] for name in FRAME_KEYS[4:])
+    assert all(list(summary[name]) == ["clip", "mean", "min", "p5", "p50", "p95", "max"] for name in MEASURES)
+    assert summary["cuts"] == [] and summary["kp"] > 0
+    assert summary["ms_ssim"]["clip"] is None  # the clip is too small for it
     assert (summary["frames"], summary["key_frames"], summary["seconds"]) == (16, 4, 0.64)
     assert 25 < summary["psnr"]["min"] <= summary["psnr"]["mean"] <= summary["psnr"]["max"] < 60
     frames = found["frames"]
@@ -138,7 +144,9 @@ def test_report(clips, coded, tmp_path):
 def test_report_of_any_video_for_people_and_pipes(clips):
     clip = clips["cfr"].path
     said = run("report", clip, clip)
-    assert "PSNR     100.00 dB" in said.stdout.decode()
+    lines = [line.split() for line in said.stdout.decode().splitlines()]
+    assert ["PSNR", "100", "100", "100", "100", "dB", "higher", "is", "better"] in lines
+    assert ["φ", "0", "0", "0", "0", "lower", "is", "better"] in lines
     piped = run("report", clip, clip, "--csv", "-").stdout.decode()
     assert piped.splitlines()[0] == ",".join(FRAME_KEYS) and len(piped.splitlines()) == 17
     with av.open(str(clip)) as video:
@@ -150,8 +158,8 @@ def test_report_of_any_video_for_people_and_pipes(clips):
 def test_videos_that_cannot_be_compared(clips, coded, tmp_path):
     out = tmp_path / "r.json"
     line = error("report", clips["vfr"].path, coded, "--json", out, code=1)
-    assert "is 128x72" in line and "96x64: only pictures of one size" in line
-    assert "ends after 12 frames" in error("report", clips["late"].path, coded, "--json", out, code=1)
+    assert "is 128x72" in line and "96x64: only like can be compared with like" in line
+    assert "late.mp4 has 29.97 fps" in error("report", clips["late"].path, coded, "--json", out, code=1)
     assert "cannot both go to -" in error("report", coded, coded, "--json", "-", "--csv", "-", code=2)
     assert list(tmp_path.iterdir()) == []
 

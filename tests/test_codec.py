@@ -25,17 +25,16 @@ from conftest import Clip, Clips, Recipe, synthesise, write_clip
 
 import sdvideo
 from sdvideo.container import KEY, PREDICTED, CodedFrame, Reader
-from sdvideo.decoding import FrameDecoder
 from sdvideo.demux import open_source
-from sdvideo.encoding import FrameEncoder
 from sdvideo.entropy import SymbolReader, SymbolWriter
 from sdvideo.errors import DamagedError, FormatError
+from sdvideo.fidelity import psnr
 from sdvideo.latents import blank_symbols
+from sdvideo.loop import FrameDecoder, FrameEncoder
 from sdvideo.models import load_model
 from sdvideo.picture import Frame, Picture
 from sdvideo.quantise import Chooser
 from sdvideo.rate import ConstantQuality
-from sdvideo.reporting import psnr
 from sdvideo.symbols import FramePlan, FrameSymbols, code_frame
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -1,0 +1,354 @@
+"""Reports: what the measures say of pictures whose damage is known, and what a report does with videos that differ.
+
+The calibration pins the definitions of `sdvideo/stability.py`: damage of a known kind is put into the sample clip,
+stored without loss, and reported on like any video.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from conftest import Clips, Recipe, synthesise, write_clip
+
+import sdvideo
+from sdvideo.colour import to_frame
+from sdvideo.demux import open_source
+from sdvideo.errors import SdvError, SourceError
+from sdvideo.fidelity import LEAST_SIDE, psnr, structure
+from sdvideo.picture import Colour, Picture, StreamInfo
+from sdvideo.stability import flicker, key_frame_pop, source_motion
+from sdvideo.vmaf import Scorer, find_ffmpeg
+
+SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
+COUNT = 25  # frames of the sample: before its cut
+
+needs_ffmpeg = pytest.mark.skipif(find_ffmpeg() is None, reason="imageio-ffmpeg is not installed")
+
+
+def store(path: Path, pictures: list[Picture], options: dict[str, str]) -> Path:
+    """The pictures as H.264 of 25 frames per second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = pictures[0].width, pictures[0].height, "yuv420p"
+        for number, picture in enumerate(pictures):
+            frame = to_frame(picture, Colour())
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+LOSSLESS = {"qp": "0", "preset": "ultrafast"}
+
+
+@pytest.fixture(scope="module")
+def sample() -> list[Picture]:
+    with open_source(SAMPLE) as video:
+        return [frame.picture for frame in islice(video.frames(), COUNT)]
+
+
+def plane_by_plane(change: Callable[[np.ndarray], np.ndarray], picture: Picture) -> Picture:
+    return replace(picture, y=np.clip(np.round(change(picture.y)), 0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def damaged(sample, tmp_path_factory) -> Iterator[Callable[[str], dict]]:
+    """The summary of the report on the sample with damage of a kind."""
+    folder = tmp_path_factory.mktemp("calibration")
+    source = store(folder / "source.mkv", sample, LOSSLESS)
+    noise = np.random.default_rng(7)
+    changes = {
+        "none": lambda number, y: y,
+        "noise": lambda number, y: y + noise.normal(0, 5, y.shape),
+        "pumping": lambda number, y: y.astype(int) + (4 if number % 2 else -4),
+        "blur": lambda number, y: cv2.GaussianBlur(y, (0, 0), 1.2),
+        "popping": lambda number, y: y if number % 8 == 0 else cv2.GaussianBlur(y, (0, 0), 1.2),
+    }
+    options = {"popping": LOSSLESS | {"g": "8", "keyint_min": "8", "sc_threshold": "0"}}
+    coded = {"x264": {"crf": "32"}, "x264 intra": {"crf": "32", "g": "1"}}
+    made: dict[str, dict] = {}
+
+    def summary(kind: str) -> dict:
+        if kind not in made:
+            pictures = sample
+            if kind in changes:
+                pictures = [plane_by_plane(lambda y, n=n: changes[kind](n, y), p) for n, p in enumerate(sample)]
+            target = store(folder / f"{kind}.mkv", pictures, coded.get(kind) or options.get(kind, LOSSLESS))
+            made[kind] = sdvideo.report(source, target).summary
+        return made[kind]
+
+    yield summary
+
+
+# --- calibration --------------------------------------------------------------------------------------------
+
+
+def test_new_noise_in_every_frame_has_phi_one(damaged):
+    assert 0.9 < damaged("noise")["phi"]["clip"] < 1.1
+
+
+def test_alternating_luminance_flickers_more_than_noise(damaged):
+    found = damaged("pumping")
+    assert found["phi"]["clip"] > 1.8
+    assert 7 < found["delta_l"]["clip"] < 9
+
+
+def test_blur_is_steady_and_smooth(damaged):
+    found = damaged("blur")
+    assert found["phi"]["clip"] < 0.15
+    assert found["r_w"]["clip"] < 0.7
+
+
+def test_a_clean_frame_at_every_group_start_pops(damaged):
+    found = damaged("popping")
+    assert found["key_frames"] == 4
+    assert found["kp"] > 2
+
+
+def test_an_equal_video_has_no_error_and_no_nan(damaged):
+    found = damaged("none")
+    assert (found["mcf"]["clip"], found["phi"]["clip"], found["r_w"]["clip"]) == (100, 0, 1)
+    assert (found["psnr"]["min"], found["ms_ssim"]["min"], found["delta_l"]["max"]) == (100, 1, 0)
+    assert "NaN" not in json.dumps(found) and "Infinity" not in json.dumps(found)
+
+
+def test_intra_coding_flickers_more_than_inter_coding(damaged):
+    inter, intra = damaged("x264"), damaged("x264 intra")
+    assert intra["phi"]["clip"] > inter["phi"]["clip"]
+    assert intra["r_w"]["clip"] > inter["r_w"]["clip"]
+    assert inter["key_frames"] == 1 and intra["key_frames"] == COUNT
+
+
+@needs_ffmpeg
+def test_vmaf_and_xpsnr_prefer_the_better_video(damaged):
+    none, coded, blur = damaged("none"), damaged("x264"), damaged("blur")
+    for name in ("vmaf", "vmaf_neg", "xpsnr"):
+        assert none[name]["p50"] >= 99 and none[name]["clip"] > coded[name]["clip"] > 20
+    assert blur["vmaf"]["clip"] < 90
+
+
+# --- the measures themselves ----------------------------------------------------------------------------------
+
+
+def grey(plane: np.ndarray) -> Picture:
+    half = np.full((-(-plane.shape[0] // 2), -(-plane.shape[1] // 2)), 128, np.uint8)
+    return Picture(plane, half, half.copy())
+
+
+def test_psnr_is_that_of_its_definition():
+    rng = np.random.default_rng(0)
+    one, other = (Picture(*(rng.integers(0, 256, s, np.uint8) for s in ((7, 9), (4, 5), (4, 5)))) for _ in range(2))
+    errors = [np.square(a.astype(float) - b) for a, b in ((one.y, other.y), (one.u, other.u), (one.v, other.v))]
+    everything = np.concatenate([error.ravel() for error in errors])
+    wanted = [10 * np.log10(255**2 / error.mean()) for error in (everything, *errors)]
+    assert psnr(one, other) == pytest.approx(wanted)
+    assert psnr(one, one) == (100, 100, 100, 100)
+
+
+def test_ssim_of_flat_pictures_is_its_luminance_term():
+    one, other = np.full((200, 200), 100, np.uint8), np.full((200, 200), 120, np.uint8)
+    luminance = (2 * 100 * 120 + 6.5025) / (100**2 + 120**2 + 6.5025)
+    ssim, ms_ssim = structure(one, other)
+    assert ssim == pytest.approx(luminance, rel=1e-5)
+    assert ms_ssim == pytest.approx(luminance**0.1333, rel=1e-5)
+
+
+def test_structure_of_small_pictures():
+    plane = np.arange(200 * (LEAST_SIDE - 1), dtype=np.uint32).reshape(200, -1).astype(np.uint8)
+    ssim, ms_ssim = structure(plane, plane)
+    assert ssim == pytest.approx(1) and math.isnan(ms_ssim)
+    assert all(map(math.isnan, structure(plane[:8], plane[:8])))
+
+
+def test_flicker_is_measured_along_the_motion():
+    """An error that travels with the content is no flicker; one that stays on the screen is."""
+    pictures = [planes[0] for planes in synthesise(160, 96, 2, speed=6.0)]
+    motion = source_motion(*pictures)
+    assert not motion.cut
+    seen = motion.visible.mean()
+    assert seen > 0.7
+    dirt = np.zeros_like(pictures[0])
+    dirt[40:50, 60:80] = 40
+    moved = np.roll(dirt, (-2, -6), (0, 1))  # content of `synthesise` moves up and left by a third and one of its speed
+    stuck, carried = (flicker(motion, *pictures, pictures[0] + dirt, pictures[1] + now) for now in (dirt, moved))
+    assert carried.coverage == pytest.approx(seen)
+    assert carried.change < 0.25 * stuck.change
+    assert carried.phi < 0.2 < stuck.phi
+
+
+@pytest.mark.parametrize("size", [(16, 16), (9, 33), (64, 48)])
+def test_motion_of_small_pictures(size):
+    planes = [np.random.default_rng(1).integers(0, 256, size, np.uint8)] * 2
+    motion = source_motion(*planes)
+    assert motion.x.shape == motion.visible.shape == size
+    assert motion.visible.mean() > 0.9
+
+
+def test_key_frame_pop_of_nothing_to_compare():
+    assert math.isnan(key_frame_pop([1.0, 2.0], [False, False]))
+    assert math.isnan(key_frame_pop([1.0, 0.0], [True, False]))
+    assert key_frame_pop([0.0, 0.0], [True, False]) == 1
+    assert key_frame_pop([6.0, 1.0, 3.0], [True, False, False]) == 3
+
+
+# --- reports ------------------------------------------------------------------------------------------------
+
+
+def test_frames_at_cuts_are_named_and_left_out(clips: Clips, tmp_path):
+    clip = clips["cut"]
+    result = sdvideo.report(clip.path, clip.path, json=tmp_path / "r.json")
+    assert result.summary["cuts"] == [clip.cut]
+    rows = json.loads((tmp_path / "r.json").read_text())["frames"]
+    assert [row["frame"] for row in rows if row["cut"]] == [clip.cut]
+    assert [row["frame"] for row in rows if row["mcf"] is None] == [0, clip.cut]
+
+
+def test_the_worst_frames_are_found_and_apart(sample, tmp_path):
+    source = store(tmp_path / "source.mkv", sample, LOSSLESS)
+    bad = {3: 30, 4: 31, 20: 20}
+    rng = np.random.default_rng(0)
+    pictures = [
+        plane_by_plane(lambda y, n=n: y + rng.normal(0, bad.get(n, 0.1), y.shape), p) for n, p in enumerate(sample)
+    ]
+    result = sdvideo.report(source, store(tmp_path / "bad.mkv", pictures, LOSSLESS))
+    assert result.summary["worst"]["ms_ssim"][:2] == [4, 20]
+    assert result.summary["worst"]["mcf"][0] in (4, 5)
+
+
+def test_all_outputs_agree(clips: Clips, tmp_path):
+    clip = clips["cfr"].path
+    result = sdvideo.report(clip, clip, json=tmp_path / "r.json", csv=tmp_path / "r.csv", html=tmp_path / "r.html")
+    document = json.loads((tmp_path / "r.json").read_text())
+    assert document == json.loads(json.dumps(result.document()))
+    names = [measure["name"] for measure in document["measures"]]
+    assert all(measure["better"] in ("higher", "lower", "one") for measure in document["measures"])
+    assert set(names) < set(document["summary"])
+    with (tmp_path / "r.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == list(document["frames"][0]) == ["frame", "seconds", "type", "bytes", "cut", *names]
+    for row, wanted in zip(rows, document["frames"], strict=True):
+        for name in names:
+            assert row[name] == ("" if wanted[name] is None else str(wanted[name]))
+    assert "<html" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_length(tmp_path):
+    """400 more frames of 320x240 would be 46 MB; their rows are some 100 kB."""
+    pictures = [Picture(*planes) for planes in synthesise(320, 240, 40)]
+    peaks = []
+    for times in (1, 11):
+        path = store(tmp_path / f"{times}.mkv", pictures * times, {"qp": "20", "preset": "ultrafast"})
+        script = (
+            "import resource, sdvideo; "
+            f"sdvideo.report({str(path)!r}, {str(path)!r}); "
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        peaks.append(int(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True).stdout))
+    assert peaks[1] - peaks[0] < 16_000  # KiB
+
+
+# --- videos that differ -------------------------------------------------------------------------------------
+
+
+def shorter(folder: Path, name: str, ticks: tuple[int, ...], size=(96, 64)) -> Path:
+    """The clip "cfr" of conftest with frames only at some of its times."""
+    pictures = synthesise(*size, 16)
+    chosen = [pictures[tick // 512] for tick in ticks]
+    write_clip(folder / name, chosen, Recipe(ticks=ticks, last_duration=ticks[-1] - ticks[-2]))
+    return folder / name
+
+
+def test_videos_that_differ_are_refused(clips: Clips, tmp_path):
+    half = shorter(tmp_path, "half.mp4", tuple(range(0, 16 * 512, 1024)))
+    with pytest.raises(SourceError, match=r"has 25 fps, .* 12\.5: .*--align"):
+        sdvideo.report(clips["cfr"].path, half)
+    with pytest.raises(SourceError, match=r"is 96x64, .* 128x72: .*--align"):
+        sdvideo.report(clips["cfr"].path, clips["vfr"].path)
+    begun = shorter(tmp_path, "begun.mp4", tuple(range(0, 10 * 512, 512)))
+    with pytest.raises(SourceError, match=r"begun\.mp4 ends after 10 frames, .*--align"):
+        sdvideo.report(clips["cfr"].path, begun)
+
+
+def test_align_by_time(clips: Clips, tmp_path):
+    """At half the rate every frame is met twice: the second time by the next frame of the source."""
+    half = shorter(tmp_path, "half.mp4", tuple(range(0, 16 * 512, 1024)))
+    result = sdvideo.report(clips["cfr"].path, half, align=True)
+    exact = [row["frame"] for row in result.frames() if row["psnr"] > 40]
+    assert exact == list(range(0, 16, 2))
+    assert any("paired by time" in note for note in result.info["notes"])
+    met = next(note for note in result.info["notes"] if "met again" in note)
+    assert int(re.match(r"\d+", met).group()) in (7, 8)
+    with av.open(str(half)) as video:
+        sizes = [packet.size for packet in video.demux(video=0) if packet.size]
+    assert sum(row["bytes"] for row in result.frames()) == sum(sizes)
+
+
+def test_align_of_lengths_and_sizes(clips: Clips, tmp_path):
+    begun = shorter(tmp_path, "begun.mp4", tuple(range(0, 10 * 512, 512)))
+    result = sdvideo.report(clips["cfr"].path, begun, align=True)
+    assert result.summary["frames"] == 10 and result.summary["psnr"]["min"] > 40
+    assert "6 frames of" in result.info["notes"][0] and "after the end" in result.info["notes"][0]
+    turned_round = sdvideo.report(begun, clips["cfr"].path, align=True)
+    assert turned_round.summary["frames"] == 10
+    assert "6 frames of" in turned_round.info["notes"][0] and "met none" in turned_round.info["notes"][0]
+    small = shorter(tmp_path, "small.mp4", tuple(range(0, 16 * 512, 512)), size=(48, 32))
+    scaled = sdvideo.report(clips["cfr"].path, small, align=True)
+    assert "scaled from 48x32 to 96x64" in scaled.info["notes"][0]
+    assert scaled.summary["frames"] == 16
+
+
+def test_align_changes_nothing_where_nothing_differs(clips: Clips):
+    clip = clips["vfr"].path
+    plain, with_align = (sdvideo.report(clip, clip, align=align) for align in (False, True))
+    assert with_align.info["notes"] == []
+    assert list(plain.frames()) == list(with_align.frames())
+
+
+# --- ffmpeg -------------------------------------------------------------------------------------------------
+
+
+@needs_ffmpeg
+def test_scores_are_aligned_by_frame_number():
+    """One bad frame has the one bad score."""
+    pictures = [Picture(*planes) for planes in synthesise(97, 65, 12)]
+    info = StreamInfo(97, 65, Fraction(1, 25), rate=Fraction(25))
+    with Scorer(info) as scorer:
+        for number, picture in enumerate(pictures):
+            blurred = replace(picture, y=cv2.GaussianBlur(picture.y, (0, 0), 2))
+            scorer.add(picture, blurred if number == 7 else picture)
+        scores = scorer.finish()
+    for name, values in scores.items():
+        assert len(values) == 12 and int(np.argmin(values)) == 7, name
+
+
+@needs_ffmpeg
+def test_an_ffmpeg_that_fails_is_an_error_of_ours():
+    info = StreamInfo(64, 64, Fraction(1, 25))
+    with Scorer(info) as scorer, pytest.raises(SdvError, match="ffmpeg"):
+        scorer._process.kill()
+        for _ in range(100):
+            scorer.add(*[grey(np.zeros((64, 64), np.uint8))] * 2)
+        scorer.finish()
+
+
+def test_without_the_extra_the_report_has_no_vmaf(clips: Clips, monkeypatch):
+    monkeypatch.setattr("sdvideo.vmaf.find_ffmpeg", lambda: None)
+    result = sdvideo.report(clips["cfr"].path, clips["cfr"].path)
+    assert "vmaf" not in result.summary and "mcf" in result.summary
+    with pytest.raises(SdvError, match=r"pip install"):
+        Scorer(StreamInfo(64, 64, Fraction(1, 25)))
