@@ -1,7 +1,7 @@
 """Measure what the README claims, on every video of a folder.
 
-    python scripts/measure.py CLIPS_FOLDER [--stills FOLDER] [--out results.json]    all but memory
-    python scripts/measure.py CLIPS_FOLDER --only memory                             slow: 220 s of video
+    python scripts/measure.py CLIPS_FOLDER [--out results.json]    all but memory
+    python scripts/measure.py CLIPS_FOLDER --only memory           slow: 220 s of video
 
 A clip's first 64 frames (--frames), scaled down to a short side of at most 480 (--short), become a lossless
 MP4 that everything is measured on. The parts, in this order:
@@ -12,24 +12,18 @@ MP4 that everything is measured on. The parts, in this order:
               where neither a delta nor motion is coded
     inter     bits per frame at equal PSNR-Y against the same codec with key frames only (--qualities); these
               are coded on every 8th frame only, unless --thorough: their bits vary little from frame to frame
-    pictures  bits of the first frame of each clip, and of the stills, at equal PSNR against JPEG (optimised
-              Huffman tables) and WebP (method 6), which get the RGB of the same 4:2:0 picture and are judged
-              in 4:2:0 again
     speed     frames per second of encoding and decoding, loading the model included; a fresh process for
               every run (--runs)
     memory    peak resident memory for a short and a long video (--seconds), a few frames played to and fro
 
-"At equal PSNR" is a Bjøntegaard average: log(bits) over PSNR by monotone cubic interpolation (PCHIP), the
-mean difference over the PSNR range that both have. Progress goes to stderr, a Markdown table to stdout,
-everything to --out, after every clip: what is there already is skipped unless --again. Needs what sdvideo
-needs; JPEG and WebP come from Pillow if it is there, else from OpenCV.
+"At equal PSNR" is what curves.py says. Progress goes to stderr, a Markdown table to stdout, everything to --out, after
+every clip: what is there already is skipped unless --again. How sdvideo does against other codecs, bench.py measures.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import json
 import os
 import statistics
@@ -37,10 +31,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -49,123 +42,38 @@ import cv2
 import numpy as np
 
 import sdvideo
-from sdvideo.colour import from_rgb, to_rgb
+from clips import VIDEOS, Clip, files_in, psnr, without_tracks
+from curves import bits_ratio
+from journal import number, row_of, say, write_json
 from sdvideo.container import Reader
-from sdvideo.decoding import FrameDecoder
 from sdvideo.demux import open_source
-from sdvideo.encoding import FrameEncoder
-from sdvideo.latents import LatentModel
+from sdvideo.loop import FrameDecoder, FrameEncoder
 from sdvideo.models import load_model
 from sdvideo.mux import open_sink
-from sdvideo.picture import Colour, Frame, Picture, StreamInfo
+from sdvideo.picture import Frame, Picture
 from sdvideo.rate import ConstantQuality
 from sdvideo.settings import DEFAULT_QUALITY, step_index
 
-try:
-    from PIL import Image
-except ImportError:  # OpenCV writes both formats too, WebP with less effort
-    Image = None
-
-PARTS = ("exact", "still", "inter", "pictures", "speed", "memory")
-VIDEOS = (".mp4", ".mkv", ".mov", ".m4v", ".webm", ".avi", ".y4m")
-STILLS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-STILL_COLOUR = Colour(full_range=False, matrix=6)
+PARTS = ("exact", "still", "inter", "speed", "memory")
 KEYINT = 64
-CODEC_LADDER = (15, 30, 45, 60, 75, 90)
-JPEG_LADDER = (8, 20, 35, 50, 70, 85)
-WEBP_LADDER = (1, 15, 35, 55, 75, 90)
 KEY_SPACING = 8  # key frames are measured on every 8th frame
 LEAST_OVERLAP = 0.5  # dB that two curves must share to be compared
 
 # What the README promises.
 MOST_INTER, NOT_FOR_INTER = 0.40, ("screen", "cut")
-MOST_JPEG, MOST_WEBP = 0.60, 1.10
 LEAST_ENCODE_FPS, LEAST_DECODE_FPS = 6, 12
 MOST_GROWTH = 1.10  # memory of the long video over memory of the short one
 
 
-def say(*words: object) -> None:
-    print(time.strftime("%H:%M:%S"), *words, file=sys.stderr, flush=True)
-
-
-# --- clips --------------------------------------------------------------------------------------------------
-
-
-class Clip:
-    """One clip of the folder, cut and scaled; what is made of it goes into `folder`, once."""
-
-    def __init__(self, source: Path, folder: Path, frames: int, short: int):
-        self.source, self.name, self.folder = source, source.stem, folder
-        self._most = frames
-        with open_source(source) as video:
-            size = scaled_size(video.info.width, video.info.height, short)
-            count = min(frames, video.count_frames())
-            self.info = replace(video.info, width=size[0], height=size[1], frames=count)
-
-    @cached_property
-    def path(self) -> Path:
-        """The lossless copy, with all of the source's sound."""
-        path = self.folder / f"{self.name}.mp4"
-        with open_source(self.source) as video:
-            files = video.track_files()
-            with open_sink(path, self.info, track_files=files, lossless=True) as sink:
-                for frame in islice(video.frames(), self._most):
-                    sink.write(replace(frame, picture=scaled(frame.picture, self.info)))
-        return path
-
-    @cached_property
-    def every_8th(self) -> Path:
-        """A lossless copy of one frame in KEY_SPACING."""
-        path = self.folder / f"{self.name}-sparse.mp4"
-        step = min(KEY_SPACING, self.info.frames)
-        with open_sink(path, without_tracks(self.info), lossless=True) as sink:
-            for frame in islice(self.frames(), step // 2, None, step):
+def every_8th(clip: Clip) -> Path:
+    """A lossless copy of one frame in KEY_SPACING, made once."""
+    path = clip.folder / f"{clip.name}-sparse.mp4"
+    if not path.exists():
+        step = min(KEY_SPACING, clip.info.frames)
+        with open_sink(path, without_tracks(clip.info), lossless=True) as sink:
+            for frame in islice(clip.frames(), step // 2, None, step):
                 sink.write(frame)
-        return path
-
-    def frames(self) -> Iterator[Frame]:
-        with open_source(self.path) as video:
-            yield from video.frames()
-
-    @property
-    def is_480p(self) -> bool:
-        """Is it about 854x480 large? The promised speeds are for that."""
-        return self.info.width * self.info.height >= 0.9 * 854 * 480
-
-    @property
-    def about(self) -> dict:
-        info = self.info
-        return {
-            "width": info.width,
-            "height": info.height,
-            "frames": info.frames,
-            "fps": float(info.rate or 25),
-            "is_480p": self.is_480p,
-        }
-
-
-def scaled_size(width: int, height: int, short: int) -> tuple[int, int]:
-    """Even, in the same shape, the short side at most `short`."""
-    factor = min(Fraction(1), Fraction(short, min(width, height)))
-    if factor == 1:
-        return width // 2 * 2, height // 2 * 2
-    return round(width * factor / 2) * 2, round(height * factor / 2) * 2
-
-
-def scaled(picture: Picture, info: StreamInfo) -> Picture:
-    """The picture at info's size: cropped by an odd column or line, else averaged over areas."""
-    width, height = info.width, info.height
-    if picture.width - width <= 1 and picture.height - height <= 1:
-        half = np.s_[: height // 2, : width // 2]
-        return Picture(picture.y[:height, :width], picture.u[half], picture.v[half])
-    half = width // 2, height // 2
-    sizes = ((width, height), half, half)
-    planes = (picture.y, picture.u, picture.v)
-    return Picture(*(cv2.resize(p, s, interpolation=cv2.INTER_AREA) for p, s in zip(planes, sizes)))
-
-
-def without_tracks(info: StreamInfo) -> StreamInfo:
-    return replace(info, tracks=(), chapters=())
+    return path
 
 
 def encoded(path: Path, quality: float, keyint: int = KEYINT) -> Path:
@@ -174,64 +82,6 @@ def encoded(path: Path, quality: float, keyint: int = KEYINT) -> Path:
     if not target.exists():
         sdvideo.encode(path, target, quality=quality, keyint=keyint, device="cpu")
     return target
-
-
-# --- curves -------------------------------------------------------------------------------------------------
-
-
-def psnr(one: Picture, other: Picture) -> dict[str, float]:
-    """y: of luma; yuv: (6 Y + U + V) / 8. In dB, at most 100."""
-    planes = zip((one.y, one.u, one.v), (other.y, other.u, other.v))
-    errors = (np.square(a.astype(np.float32) - b.astype(np.float32)).mean() for a, b in planes)
-    y, u, v = (min(100.0, float(10 * np.log10(255**2 / max(error, 1e-9)))) for error in errors)
-    return {"y": y, "yuv": (6 * y + u + v) / 8}
-
-
-def pchip(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Monotone cubic interpolation (Fritsch and Butland) of y over rising x, two points at least."""
-    h = np.diff(x)
-    d = np.diff(y) / h
-    slope = np.full(len(x), d[0])
-    if len(x) > 2:
-        before, after = 2 * h[1:] + h[:-1], h[1:] + 2 * h[:-1]
-        same = d[:-1] * d[1:] > 0
-        safe = np.where(same, d[:-1], 1.0), np.where(same, d[1:], 1.0)
-        slope[1:-1] = np.where(same, (before + after) / (before / safe[0] + after / safe[1]), 0.0)
-        slope[0], slope[-1] = _end_slope(h[:2], d[:2]), _end_slope(h[:-3:-1], d[:-3:-1])
-    i = np.clip(np.searchsorted(x, at, side="right") - 1, 0, len(h) - 1)
-    t = (at - x[i]) / h[i]
-    curve = (1 + 2 * t) * (1 - t) ** 2 * y[i] + t**2 * (3 - 2 * t) * y[i + 1]
-    return curve + h[i] * (t * (1 - t) ** 2 * slope[i] + t**2 * (t - 1) * slope[i + 1])
-
-
-def _end_slope(h: np.ndarray, d: np.ndarray) -> float:
-    slope = ((2 * h[0] + h[1]) * d[0] - h[0] * d[1]) / (h[0] + h[1])
-    if slope * d[0] <= 0:
-        return 0.0
-    return 3 * d[0] if d[0] * d[1] < 0 and abs(slope) > 3 * abs(d[0]) else slope
-
-
-def bits_ratio(ours: list[dict], theirs: list[dict], by: str) -> float | None:
-    """Mean ratio of bits at equal PSNR over the range both cover; None where that is next to nothing."""
-    curves = [_curve(points, by) for points in (ours, theirs)]
-    low, high = max(c[0][0] for c in curves), min(c[0][-1] for c in curves)
-    if high - low < LEAST_OVERLAP:
-        return None
-    at = np.linspace(low, high, 200)
-    one, other = (pchip(*curve, at) for curve in curves)
-    return float(np.exp(np.mean(one - other)))
-
-
-def _curve(points: list[dict], by: str) -> tuple[np.ndarray, np.ndarray]:
-    """PSNR, rising, and log(bits)."""
-    pairs = {round(point[by], 4): np.log(point["bits"]) for point in points}
-    x = np.array(sorted(pairs))
-    return x, np.array([pairs[value] for value in x])
-
-
-def geometric_mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value]
-    return statistics.geometric_mean(known) if known else None
 
 
 # --- exact --------------------------------------------------------------------------------------------------
@@ -356,7 +206,7 @@ def changed_blocks(one: Picture, other: Picture) -> np.ndarray:
 def measure_inter(clip: Clip, options: argparse.Namespace) -> dict:
     qualities = sorted({*options.qualities, DEFAULT_QUALITY})
     inter = [video_point(clip.path, quality, KEYINT) for quality in qualities]
-    sparse = clip.path if options.thorough else clip.every_8th
+    sparse = clip.path if options.thorough else every_8th(clip)
     intra = covering_ladder(lambda quality: video_point(sparse, quality, 1), qualities, inter)
     chosen = inter[qualities.index(DEFAULT_QUALITY)]
     seconds = chosen["frames"] / float(clip.info.rate or 25)
@@ -364,11 +214,15 @@ def measure_inter(clip: Clip, options: argparse.Namespace) -> dict:
         "kbps": chosen["file_bits"] / seconds / 1000,
         "psnr_y": chosen["y"],
         "psnr_yuv": chosen["yuv"],
-        "ratio": bits_ratio(inter, intra, "y"),
-        "ratio_yuv": bits_ratio(inter, intra, "yuv"),
+        "ratio": share_of_bits(inter, intra, "y"),
+        "ratio_yuv": share_of_bits(inter, intra, "yuv"),
         "inter": inter,
         "intra": intra,
     }
+
+
+def share_of_bits(ours: list[dict], theirs: list[dict], by: str) -> float | None:
+    return bits_ratio(*([(row["bits"], row[by]) for row in rows] for rows in (ours, theirs)), least=LEAST_OVERLAP)
 
 
 def covering_ladder(point: Callable[[float], dict], qualities: list[float], target: list[dict]) -> list[dict]:
@@ -400,74 +254,6 @@ def video_point(path: Path, quality: float, keyint: int) -> dict:
         "file_bits": 8 * file_bytes,
         **{name: statistics.fmean(row[name] for row in rows) for name in ("y", "yuv")},
     }
-
-
-# --- pictures -----------------------------------------------------------------------------------------------
-
-
-def measure_picture(picture: Picture, colour: Colour, model: LatentModel) -> dict:
-    rgb = to_rgb(picture, colour)
-
-    def points(code: Callable[[float], tuple[int, Picture]], ladder: tuple[int, ...]) -> list[dict]:
-        rows = []
-        for quality in ladder:
-            size, shown = code(quality)
-            rows.append({"quality": quality, "bits": 8 * size, **psnr(picture, shown)})
-        return rows
-
-    def foreign(format: str) -> Callable[[float], tuple[int, Picture]]:
-        def code(quality: float) -> tuple[int, Picture]:
-            size, shown = code_rgb(rgb, format, round(quality))
-            return size, from_rgb(shown, colour)
-
-        return code
-
-    ours = points(lambda quality: code_picture(picture, quality, model), CODEC_LADDER)
-    jpeg, webp = points(foreign("JPEG"), JPEG_LADDER), points(foreign("WEBP"), WEBP_LADDER)
-    return {
-        **{f"{name}_{by}": bits_ratio(ours, other, by)
-           for name, other in (("jpeg", jpeg), ("webp", webp)) for by in ("yuv", "y")},
-        "rgb_and_back": psnr(picture, from_rgb(rgb, colour)),  # what JPEG and WebP cannot exceed
-        "sdvideo": ours,
-        "jpeg": jpeg,
-        "webp": webp,
-    }  # fmt: skip
-
-
-def code_picture(picture: Picture, quality: float, model: LatentModel) -> tuple[int, Picture]:
-    """Bytes of the key frame, and what it decodes to."""
-    height, width = picture.y.shape
-    encoder = FrameEncoder(model, height, width, ConstantQuality(step_index(quality)), 1)
-    coded = encoder.encode(Frame(0, 1, picture))
-    decoder = FrameDecoder(model, height, width)
-    return len(coded.data), decoder.reconstruct(coded, decoder.parse(coded)).picture
-
-
-def code_rgb(rgb: np.ndarray, format: str, quality: int) -> tuple[int, np.ndarray]:
-    """Bytes of the whole JPEG or WebP file, and what it decodes to."""
-    if Image is not None:
-        file = io.BytesIO()
-        extra = {"subsampling": "4:2:0", "optimize": True} if format == "JPEG" else {"method": 6}
-        Image.fromarray(rgb).save(file, format, quality=quality, **extra)
-        return len(file.getvalue()), np.asarray(Image.open(file).convert("RGB"))
-    if format == "JPEG":
-        flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
-        flags += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
-    else:
-        flags = [cv2.IMWRITE_WEBP_QUALITY, quality]
-    _, data = cv2.imencode(f".{format.lower()}", rgb[..., ::-1], flags)
-    return len(data), np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
-
-
-def measure_first_frame(clip: Clip, options: argparse.Namespace) -> dict:
-    return measure_picture(next(clip.frames()).picture, clip.info.colour, load_model(device="cpu"))
-
-
-def measure_still_file(path: Path) -> dict:
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    height, width = (side // 2 * 2 for side in bgr.shape[:2])
-    picture = from_rgb(np.ascontiguousarray(bgr[:height, :width, ::-1]), STILL_COLOUR)
-    return measure_picture(picture, STILL_COLOUR, load_model(device="cpu"))
 
 
 # --- speed and memory ---------------------------------------------------------------------------------------
@@ -584,7 +370,6 @@ MEASURES = {
     "exact": measure_exact,
     "still": measure_still,
     "inter": measure_inter,
-    "pictures": measure_first_frame,
     "speed": measure_speed,
     "memory": measure_memory,
 }
@@ -610,9 +395,7 @@ class Results:
 
     def put(self, part: str, name: str, row: dict) -> None:
         self.data.setdefault(part, {})[name] = row
-        beside = self._path.with_name(self._path.name + ".part")
-        beside.write_text(json.dumps(self.data, indent=1))
-        os.replace(beside, self._path)
+        write_json(self._path, self.data)
 
 
 def measure_all(options: argparse.Namespace, results: Results, folder: Path) -> None:
@@ -625,9 +408,6 @@ def measure_all(options: argparse.Namespace, results: Results, folder: Path) -> 
             if part == "memory" and clip is not for_memory(clips):
                 continue
             measure_once(results, part, clip.name, lambda p=part, c=clip: MEASURES[p](c, options))
-    if "pictures" in options.only and options.stills:
-        for path in files_in(options.stills, STILLS):
-            measure_once(results, "pictures", still_name(path), lambda p=path: measure_still_file(p))
 
 
 def measure_once(results: Results, part: str, name: str, measure: Callable[[], dict]) -> None:
@@ -646,17 +426,6 @@ def for_memory(clips: list[Clip]) -> Clip:
     return next((clip for clip in ordinary if clip.is_480p), (ordinary or clips)[0])
 
 
-def files_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
-    if not found:
-        raise SystemExit(f"{folder}: no {' '.join(suffixes)} in it")
-    return found
-
-
-def still_name(path: Path) -> str:
-    return f"still {path.stem}"
-
-
 def is_exempt(name: str) -> bool:
     return any(word in name for word in NOT_FOR_INTER)
 
@@ -665,36 +434,17 @@ def is_exempt(name: str) -> bool:
 
 
 def table(data: dict) -> Iterator[str]:
-    yield (
-        "| clip | kbit/s | PSNR-Y, dB | bits against key frames only | key frame against JPEG | against WebP "
-        "| encode, fps | decode, fps | to .mp4, fps |"
-    )
-    yield "|---" * 9 + "|"
+    yield "| clip | kbit/s | PSNR-Y, dB | bits against key frames only | encode, fps | decode, fps | to .mp4, fps |"
+    yield "|---" * 7 + "|"
     for name, clip in data["clips"].items():
-        inter, picture, speed = (data.get(part, {}).get(name, {}) for part in ("inter", "pictures", "speed"))
+        inter, speed = (data.get(part, {}).get(name, {}) for part in ("inter", "speed"))
         yield row_of(
             f"{name}, {clip['width']}x{clip['height']}, {clip['fps']:g} fps",
             number(inter.get("kbps"), ".0f"),
             number(inter.get("psnr_y"), ".1f"),
             number(inter.get("ratio"), ".0%"),
-            number(picture.get("jpeg_yuv"), ".0%"),
-            number(picture.get("webp_yuv"), ".0%"),
             *(number(speed.get(job, {}).get("median"), ".1f") for job in ("encode", "decode", "decode_mp4")),
         )
-    pictures = data.get("pictures", {})
-    stills = [row for name, row in pictures.items() if name not in data["clips"]]
-    for title, rows in ((f"stills ({len(stills)})", stills), ("all pictures", list(pictures.values()))):
-        if rows:
-            means = (geometric_mean(row[f"{other}_yuv"] for row in rows) for other in ("jpeg", "webp"))
-            yield row_of(title, "", "", "", *(number(mean, ".0%") for mean in means), "", "", "")
-
-
-def row_of(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form).replace("%", " %")
 
 
 def legend(settings: dict) -> Iterator[str]:
@@ -702,8 +452,7 @@ def legend(settings: dict) -> Iterator[str]:
     yield (
         f"First {settings['frames']} frames, short side at most {settings['short']}. kbit/s and PSNR-Y at "
         f"quality {DEFAULT_QUALITY:g}. Bits at equal PSNR: against key frames only by PSNR-Y (those coded on "
-        f"{keys}), against JPEG and WebP ({settings['still_codecs']}) by (6 Y + U + V) / 8; means over "
-        "pictures are geometric. Frames per second: median run, loading the model included."
+        f"{keys}). Frames per second: median run, loading the model included."
     )
 
 
@@ -718,13 +467,6 @@ def summary(data: dict) -> Iterator[str]:
 
     ratios = {n: r["ratio"] for n, r in data.get("inter", {}).items() if n in clips and not is_exempt(n)}
     yield from judge(ratios, "bits against key frames only, worst clip", most=MOST_INTER)
-    pictures = data.get("pictures", {})
-    for other, most in (("jpeg", MOST_JPEG), ("webp", MOST_WEBP)):
-        mean = geometric_mean(row[f"{other}_yuv"] for row in pictures.values())
-        luma = number(geometric_mean(row[f"{other}_y"] for row in pictures.values()), ".0%")
-        title = f"key frames against {other.upper()}, {len(pictures)} pictures (by PSNR-Y: {luma})"
-        yield from judge({"mean": mean} if pictures else {}, title, most=most)
-
     speed = {n: r for n, r in data.get("speed", {}).items() if clips.get(n, {}).get("is_480p")}
     for job, title, least in (
         ("encode", "encoding, slowest 480p clip", LEAST_ENCODE_FPS),
@@ -778,14 +520,14 @@ def judge(
     if not known:
         return
     name = (max if most is not None else min)(known, key=known.get)
-    worst, where = known[name], "" if name == "mean" else f" ({name})"
+    worst = known[name]
     if most is not None:
-        share = f"{number(worst, '.1%')}{where}, promised <= {number(most, '.0%')}"
+        share = f"{number(worst, '.1%')} ({name}), promised <= {number(most, '.0%')}"
         yield verdict(f"{title}: {share}", worst <= most)
     elif least is not None:
-        yield verdict(f"{title}: {worst:.1f} fps{where}, promised >= {least} fps", worst >= least)
+        yield verdict(f"{title}: {worst:.1f} fps ({name}), promised >= {least} fps", worst >= least)
     else:
-        yield f"- {title}: {worst:.1f} fps{where}"
+        yield f"- {title}: {worst:.1f} fps ({name})"
 
 
 def memory_line(name: str, row: dict) -> str:
@@ -809,7 +551,6 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("clips", type=Path, help="a folder of videos")
     parser.add_argument("--frames", type=int, default=64, help="of each clip (64)")
     parser.add_argument("--short", type=int, default=480, help="the short side's most pixels (480)")
-    parser.add_argument("--stills", type=Path, help="a folder of pictures for the part 'pictures'")
     parser.add_argument("--out", type=Path, default=Path("results.json"), help="results.json")
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--again", action="store_true", help="measure these parts again")
@@ -824,7 +565,6 @@ def parse_options() -> argparse.Namespace:
 
 def settings_of(options: argparse.Namespace) -> dict:
     """What results must have in common to stand in one table."""
-    pillow = "" if Image is None else f"Pillow {Image.__version__}"
     return {
         "frames": options.frames,
         "short": options.short,
@@ -832,7 +572,6 @@ def settings_of(options: argparse.Namespace) -> dict:
         "qualities": sorted(options.qualities),
         "model": load_model(device="cpu").id.sha256,
         "version": sdvideo.__version__,
-        "still_codecs": pillow or f"OpenCV {cv2.__version__}",
     }
 
 

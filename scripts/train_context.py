@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import train
 
+import train
 from sdvideo import context as ctx
 from sdvideo.embedded import EmbeddedModel, Transform
-from sdvideo.encoding import FrameEncoder
+from sdvideo.loop import FrameEncoder
 from sdvideo.picture import Frame, Picture
 from sdvideo.rate import ConstantQuality
 

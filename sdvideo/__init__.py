@@ -31,6 +31,7 @@ _HOMES = {
     "decode": "decoding",
     "encode": "encoding",
     "open": "decoding",
+    "preview": "decoding",
     "report": "reporting",
     "verify": "decoding",
 }

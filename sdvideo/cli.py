@@ -150,7 +150,13 @@ def encode(
         str,
         typer.Option(metavar="NAME|DIR", help="embedded, or a diffusers autoencoder: a folder or a Hub id."),
     ] = DEFAULT_MODEL,
-    base: Annotated[str, typer.Option(help=f"What frames are predicted from: {', '.join(BASES)}.")] = "none",
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help=f"What pictures start from: {' or '.join(BASES)}. av1 if not given, none with a --model of its own.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     keyint: Annotated[int, typer.Option(metavar="N", help="The most frames between key frames.")] = 64,
     resume: Annotated[
@@ -208,6 +214,10 @@ def decode(
             help=".mp4 .mkv .mov or .y4m; - is standard output. By default IN with .decoded.mp4.",
         ),
     ] = None,
+    preview: Annotated[
+        bool,
+        typer.Option("--preview", help="Copy the AV1 base as it is: at once, without the network that restores it."),
+    ] = False,
     lossless: Annotated[bool, typer.Option("--lossless", help="Store every decoded sample as it is.")] = False,
     crf: Annotated[
         int | None, typer.Option(metavar="N", help="Quality of the H.264, 0 (best) to 51; 16 if not given.")
@@ -227,22 +237,27 @@ def decode(
     _exclude(yes, "-y", no, "-n")
     _exclude(lossless, "--lossless", crf is not None, "--crf")
     _exclude(json, "--json", output == "-", "-o -")
+    _exclude(preview, "--preview", lossless or crf is not None, "--lossless or --crf")
+    _exclude(preview, "--preview", output == "-", "-o -")
     try:
         if output not in (None, "-"):
             check_output(Path(output), source, yes)
         from . import decoding
 
         with Progress("Decoding") as progress:
-            result = decoding.decode(
-                source,
-                output,
-                overwrite=yes,
-                lossless=lossless,
-                model=model,
-                device=device,
-                progress=progress,
-                **{} if crf is None else {"crf": crf},
-            )
+            if preview:
+                result = decoding.preview(source, output, overwrite=yes, progress=progress)
+            else:
+                result = decoding.decode(
+                    source,
+                    output,
+                    overwrite=yes,
+                    lossless=lossless,
+                    model=model,
+                    device=device,
+                    progress=progress,
+                    **{} if crf is None else {"crf": crf},
+                )
     except OutputExists as error:
         return _kept(error, str(source), no, json)
     target = result.path or "standard output"
@@ -251,7 +266,7 @@ def decode(
         put_json("decode", source=str(source), **asdict(result) | {"path": str(result.path)})
 
 
-@app.command(epilog="Example: sdvideo report clip.mp4 clip.sdv --json clip.json")
+@app.command(epilog="Example: sdvideo report clip.mp4 clip.sdv --html clip.html")
 @_told()
 def report(
     reference: Annotated[str, typer.Argument(metavar="REF", help="The original video.", show_default=False)],
@@ -259,31 +274,55 @@ def report(
         str,
         typer.Argument(metavar="DIST", help="What became of it: an .sdv or any video.", show_default=False),
     ],
+    html: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write a page with curves, pictures and playback, to open in any browser."),
+    ] = None,
     json: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write everything as JSON; - is standard output.")
     ] = None,
     csv: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write a line per frame as CSV; - is standard output.")
     ] = None,
+    align: Annotated[
+        bool,
+        typer.Option(
+            "--align",
+            help="Let size, rate and length differ: pair frames by time, scale DIST to REF, say what was done.",
+        ),
+    ] = False,
     device: Device = "auto",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Compare a coded video with its original: PSNR and bytes of every frame."""
+    """Compare a video with its original: how close it is and how steady, frame by frame."""
     from . import reporting
 
     with Progress("Comparing") as progress:
-        result = reporting.report(reference, distorted, json=json, csv=csv, device=device, progress=progress)
-    if json is None and csv is None:
-        _put_summary(result.summary)
+        result = reporting.report(
+            reference, distorted, json=json, csv=csv, html=html, align=align, device=device, progress=progress
+        )
+    if json is None and csv is None and html is None:
+        _put_report(result)
 
 
-def _put_summary(summary: dict) -> None:
-    put(f"frames   {summary['frames']}, {summary['key_frames']} of them key frames")
-    put(f"video    {summary['bytes']:,} bytes, {summary['kbit_per_second']:.1f} kbit/s")
-    for name, title in (("psnr", "PSNR"), ("psnr_y", "  Y"), ("psnr_u", "  U"), ("psnr_v", "  V")):
-        values = summary[name]
-        put(f"{title:8} {values['mean']:.2f} dB, from {values['min']:.2f} to {values['max']:.2f}")
+def _put_report(result) -> None:
+    summary = result.summary
+    put(f"frames    {summary['frames']:,}, {summary['key_frames']:,} of them key frames")
+    put(f"video     {summary['bytes']:,} bytes, {summary['kbit_per_second']:.1f} kbit/s")
+    if summary["cuts"]:
+        put(f"cuts      before frame {', '.join(map(str, summary['cuts']))}: left out of what is measured over time")
+    put(f"{'':9} {'clip':>9} {'5 %':>9} {'median':>9} {'95 %':>9}")
+    for measure in result.measures:
+        found = summary[measure.name]
+        values = ("-" if found[name] is None else f"{found[name]:.4g}" for name in ("clip", "p5", "p50", "p95"))
+        better = {"higher": "higher is better", "lower": "lower is better", "one": "best at 1"}[measure.better]
+        put(f"{measure.title:9} {' '.join(f'{value:>9}' for value in values)}  {measure.unit or ' ':11} {better}")
+    if summary["kp"] is not None:
+        put(f"{'KP':9} {summary['kp']:9.4g} {'':29}  {'':11} best at 1")
+    for name, frames in summary["worst"].items():
+        title = next(measure.title for measure in result.measures if measure.name == name)
+        put(f"worst     {title}: frame {', '.join(map(str, frames))}")
 
 
 @app.command(epilog="Example: sdvideo info clip.sdv")

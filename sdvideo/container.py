@@ -69,12 +69,9 @@ ENDS: the end chunk
     unfinished or cut short; readers SHOULD present its whole groups. So a writer never has to seek back.
 
 Frame data
-    Bytes, to the container. **What they mean is specified by the docstrings of `symbols.py` (what is coded in which
-    order), `context.py` and `plain.py` (under which probability tables, by the header's "coder") and `entropy.py`
-    (the tables and the range coder).**
-
-Room to grow: a codec whose prediction starts from something else than previous frames carries that in chunks
-of a kind of its own, with an upper-case first letter, and names it in the header's "base".
+    Bytes, to the container. **What they mean is specified, with base "none", by the docstrings of `symbols.py` (what
+    is coded in which order), `context.py` and `plain.py` (under which probability tables, by the header's "coder")
+    and `entropy.py` (the tables and the range coder); with base "av1" by that of `base.py`.**
 """
 
 from __future__ import annotations

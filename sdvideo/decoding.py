@@ -1,7 +1,9 @@
 """The way from an .sdv file to pictures and to a video.
 
-container -> entropy -> dequantise -> synthesise(p, delta) -> mux
-               ^ predict: motion, warp of the decoded reference
+base none:  container -> entropy -> dequantise -> synthesise(p, delta) -> mux
+                           ^ predict: motion, warp of the decoded reference
+base av1:   container -> AV1 -> restore -> mux
+                                   ^ warp of the restored picture before
 """
 
 from __future__ import annotations
@@ -13,59 +15,49 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from .ahead import ahead
+from .base import BaseDecoder, unpack_step
 from .container import KEY, CodedFrame, Damage, Reader
 from .container import verify as verify_chunks
 from .errors import DamagedError, FormatError, SettingError
-from .latents import LatentModel, blank_symbols
-from .models import load_model
-from .mux import open_sink
+from .models import load_model, load_restorer
+from .mux import open_copy, open_sink
 from .output import check_output, whole_file
-from .picture import Frame, StreamInfo
-from .quantise import Taker, dequantise, step_size
-from .symbols import FrameSymbols, code_frame
+from .picture import Frame, Picture, StreamInfo
+
+if TYPE_CHECKING:  # torch takes seconds
+    from .latents import LatentModel
+    from .loop import FrameDecoder
+    from .restore import Restorer
+    from .symbols import FrameSymbols
 
 
-class FrameDecoder:
-    """Decodes frame after frame, from a key frame on, in two steps that may run in two threads.
+class BaseFrameDecoder:
+    """The same two steps for a file with an AV1 base, whose integers are the base's pictures."""
 
-    parse needs no picture and reconstruct no bits, so one may be some frames ahead of the other.
-    """
-
-    def __init__(self, model: LatentModel, height: int, width: int):
-        self._model = model
+    def __init__(self, restorer: Restorer, height: int, width: int):
+        self._restorer, self._decoder = restorer, BaseDecoder(width, height)
         self._height, self._width = height, width
-        self._parsed = self._blank = blank_symbols(model, height, width)
-        self._reference = None
 
-    def parse(self, coded: CodedFrame) -> FrameSymbols:
-        """The integers of the next frame. Raises DamagedError where its data does not decode."""
-        key = coded.kind == KEY
-        if not coded.data:
-            if key:
-                raise DamagedError("a key frame has no data")
-            self._parsed = self._blank
-        else:
-            end = Taker(coded.data)
-            before = self._blank if key else self._parsed
-            self._parsed = code_frame(end, self._model.coder, before, key, coded.step)
-            end.finish()
-        return self._parsed
+    def parse(self, coded: CodedFrame) -> Picture:
+        """The base picture of the next frame. Raises DamagedError where its data does not decode."""
+        return self._decoder.decode(coded)
 
-    def reconstruct(self, coded: CodedFrame, symbols: FrameSymbols) -> Frame:
-        """The picture of the next frame, given its integers."""
-        model, step = self._model, step_size(coded.step)
+    def reconstruct(self, coded: CodedFrame, base: Picture) -> Frame:
+        """The picture of the next frame, given its base."""
         if coded.kind == KEY:
-            prediction = model.blank(self._height, self._width)
-        else:
-            prediction = model.predict(self._reference, symbols.motion)
-        latent = dequantise(symbols.latent, step)
-        self._reference = model.synthesise(prediction, latent, symbols.coded, step)
-        return Frame(coded.pts, coded.duration, model.picture(self._reference, self._height, self._width))
+            self._restorer.begin()
+        crf, _ = unpack_step(coded.step)
+        return Frame(coded.pts, coded.duration, self._restorer.restore(base, self._width, self._height, crf))
+
+
+AnyDecoder: TypeAlias = "FrameDecoder | BaseFrameDecoder"
 
 
 class VideoReader:
@@ -91,16 +83,21 @@ class VideoReader:
     ):
         self._reader = Reader(path, tolerant=tolerant)
         self._name, self._device = model, device
-        self._model: LatentModel | None = None
+        self._model: LatentModel | Restorer | None = None
         self._lock = threading.Lock()  # iterating reads groups in a thread of its own
         self._group, self._frames, self._next = -1, (), 0
-        self._symbols: FrameSymbols | None = None
+        self._symbols: FrameSymbols | Picture | None = None
         self._starts = np.array([entry.first for entry in self._reader.groups], np.int64)
 
     @property
     def info(self) -> StreamInfo:
         """What the file says of the video."""
         return self._reader.header.info
+
+    @property
+    def base(self) -> str:
+        """What its pictures start from: "none" or "av1"."""
+        return self._reader.header.base
 
     @property
     def complete(self) -> bool:
@@ -131,16 +128,21 @@ class VideoReader:
             for coded, self._symbols in parsed:
                 yield decoder.reconstruct(coded, self._symbols)
 
-    def symbols(self) -> FrameSymbols | None:
-        """The decoded integers of the frame that came last."""
+    def symbols(self) -> FrameSymbols | Picture | None:
+        """The decoded integers of the frame that came last: latent and motion, or the picture of the AV1 base."""
         return self._symbols
 
-    def _parsed_frames(self, decoder: FrameDecoder) -> Iterator[tuple[CodedFrame, FrameSymbols]]:
+    def coded_frames(self) -> Iterator[CodedFrame]:
+        """All frames as they are in the file."""
+        for group in range(len(self._reader.groups)):
+            yield from self._read(group)
+
+    def _parsed_frames(self, decoder: AnyDecoder) -> Iterator[tuple[CodedFrame, FrameSymbols | Picture]]:
         for group in range(len(self._reader.groups)):
             for place, coded in enumerate(self._read(group)):
                 yield coded, self._parse(decoder, coded, group, place)
 
-    def _parse(self, decoder: FrameDecoder, coded: CodedFrame, group: int, place: int) -> FrameSymbols:
+    def _parse(self, decoder: AnyDecoder, coded: CodedFrame, group: int, place: int) -> FrameSymbols | Picture:
         try:
             return decoder.parse(coded)
         except DamagedError as error:
@@ -155,12 +157,19 @@ class VideoReader:
         self._frames, self._decoder = self._read(group), self._new_decoder()
         self._group, self._next = group, 0
 
-    def _new_decoder(self) -> FrameDecoder:
+    def _new_decoder(self) -> AnyDecoder:
+        header = self._reader.header
+        size = self.info.height, self.info.width
+        if self.base == "av1":
+            if self._model is None:
+                self._model = load_restorer(device=self._device, expected=header.model)
+            return BaseFrameDecoder(self._model, *size)
         if self._model is None:
-            header = self._reader.header
             self._model = load_model(self._name, device=self._device, colour=header.info.colour, expected=header.model)
             _check_fit(self._model, header)
-        return FrameDecoder(self._model, self.info.height, self.info.width)
+        from .loop import FrameDecoder
+
+        return FrameDecoder(self._model, *size)
 
     def close(self) -> None:
         self._reader.close()
@@ -246,6 +255,40 @@ def decode(
         )
         frames = stack.enter_context(ahead(video))
         for done, frame in enumerate(frames, 1):
+            sink.write(frame)
+            progress(done, len(video), 0)
+        sink.close()
+    return DecodeResult(path, len(video), time.monotonic() - begin)
+
+
+def preview(
+    source: str | os.PathLike,
+    destination: str | os.PathLike | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int, int | None, int], None] = lambda done, total, size: None,
+) -> DecodeResult:
+    """Copy the AV1 base of an .sdv file into a video that any AV1 player shows, with the sound; nothing is decoded.
+
+    destination: .mp4, .mkv or .mov; by default the source's name with .preview.mp4. Raises the errors of errors.py, a
+    SettingError for a file without a base.
+    """
+    begin = time.monotonic()
+    with ExitStack() as stack:
+        video = stack.enter_context(VideoReader(source))
+        if video.base != "av1":
+            raise SettingError(f"{source} has no AV1 base to show; decode it")
+        path = Path(destination) if destination is not None else Path(source).with_suffix(".preview.mp4")
+        check_output(path, source, overwrite)
+        part = stack.enter_context(whole_file(path))
+        files = stack.enter_context(video.track_files())
+        frames = video.coded_frames()
+        first = next(frames, None)
+        if first is None:
+            raise DamagedError(f"{source}: holds no frame")
+        form = path.suffix.lstrip(".").lower()
+        sink = stack.enter_context(open_copy(part, video.info, first.data, track_files=files, format=form))
+        for done, frame in enumerate(chain([first], frames), 1):
             sink.write(frame)
             progress(done, len(video), 0)
         sink.close()

@@ -1,7 +1,8 @@
 """The way from a video to an .sdv file.
 
-demux -> predict -> analyse -> quantise -> entropy -> container
-            ^ motion, warp of the decoded reference
+base none:  demux -> predict -> analyse -> quantise -> entropy -> container
+                        ^ motion, warp of the decoded reference
+base av1:   demux -> shots -> scale -> AV1 -> container
 """
 
 from __future__ import annotations
@@ -14,23 +15,18 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from . import __version__
 from .ahead import ahead
-from .container import KEY, PREDICTED, CodedFrame, Group, Header, Reader, Writer
+from .allocation import OneLevel, TargetBits, best_base, level_of
+from .container import KEY, CodedFrame, Group, Header, Reader, Writer
 from .demux import Source, open_source
 from .errors import FormatError, SettingError
-from .latents import LatentModel, blank_symbols
-from .models import load_model
-from .motion import BLOCK, Estimator, compensate
+from .models import load_model, restorer_id
 from .output import check_output, whole_file
-from .picture import Frame, Picture, StreamInfo
-from .predict import is_cut, unchanged
-from .quantise import LAMBDA, Chooser, dequantise, step_size, worth_coding
-from .rate import ConstantQuality, RateControl, TargetSize
+from .picture import Frame, StreamInfo
+from .rate import ConstantQuality, TargetSize
 from .settings import EncodeSettings, step_index
-from .symbols import FramePlan, code_frame
+from .shots import shots
 
 _PIECE = 1 << 20
 Progress = Callable[[int, "int | None", int, "Fraction | None"], None]
@@ -68,17 +64,14 @@ def encode(
     path = Path(destination) if destination is not None else default_output(source)
     check_output(path, source, overwrite)
     with open_source(source) as video, whole_file(path, keep_interrupted=True) as part:
-        model = load_model(chosen.model, device=chosen.device, colour=video.info.colour)
-        with _Store(part, _header(video, model, chosen), resume) as store:
+        way = _WAYS[chosen.base](video.info, chosen)
+        with _Store(part, _header(video, way, chosen), resume) as store:
             if video.seekable:
                 store.write_tracks(video.track_files())
             total = video.count_frames()
-            rate = _rate_control(chosen, video.info, total, store.size - store.video_size)
-            for frame in store.earlier:
-                rate.spent(frame.kind == KEY, frame.step, len(frame.data))
-            encoder = FrameEncoder(model, video.info.height, video.info.width, rate, chosen.keyint, chosen.preset)
+            bits = _budget(chosen, video.info, total, store.size - store.video_size)
             with ahead(islice(video.frames(), store.frames, None)) as frames:
-                for group in _groups(frames, encoder, store, total, video.info.rate, progress):
+                for group in way.groups(frames, store, bits, total, progress):
                     store.write_group(group)
             if not video.seekable:
                 store.write_tracks(video.track_files())
@@ -86,88 +79,71 @@ def encode(
     return EncodeResult(path, store.frames, store.groups, path.stat().st_size, time.monotonic() - begin)
 
 
-class FrameEncoder:
-    """Codes frame after frame, each against the one before as the decoder will have it."""
+class _LatentWay:
+    """Groups of latent deltas to what motion makes of the frame before."""
 
-    def __init__(
-        self,
-        model: LatentModel,
-        height: int,
-        width: int,
-        rate: RateControl,
-        keyint: int,
-        preset: str = "balanced",
-    ):
-        self._model, self._rate, self._keyint, self._preset = model, rate, keyint, preset
-        self._height, self._width = height, width
-        self._blank = blank_symbols(model, height, width)
-        self._in_group = 0
+    def __init__(self, info: StreamInfo, settings: EncodeSettings):
+        self._info, self._settings = info, settings
+        self._model = load_model(settings.model, device=settings.device, colour=info.colour)
+        self.model, self.coder = self._model.id, self._model.coder.name
+        sizes = {"channels": self._model.coder.channels, "block": self._model.block}
+        self.latent = {**sizes, **self._model.description}
 
-    def encode(self, frame: Frame) -> CodedFrame:
-        """The next frame of the video; a key frame where a group has to begin."""
-        model, source = self._model, self._model.source(frame.picture)
-        key = self._in_group in (0, self._keyint)
-        if not key:
-            index = self._rate.index(key=False)
-            motion, prediction, key = self._predict(frame.picture, source, step_size(index))
-        if key:
-            index = self._rate.index(key=True)
-            self._begin_group()
-            motion, prediction = self._blank.motion, model.blank(self._height, self._width)
-        step = step_size(index)
+    def groups(
+        self, frames: Iterable[Frame], store: _Store, bits: float | None, total: int | None, progress: Progress
+    ) -> Iterator[Group]:
+        """Code the frames that follow those in the store, within bits if given."""
+        from .loop import FrameEncoder  # with torch, which takes seconds and base av1 does without
 
-        units = model.analyse(source, prediction, step) / np.float32(step)
-        coded = np.ones_like(self.symbols.coded)
-        if not key:
-            coded = worth_coding(units) & ~unchanged(frame.picture, self._last_picture, model.block)
-        end = Chooser()
-        symbols = code_frame(end, model.coder, self.symbols, key, index, FramePlan(motion, coded, units))
-        data = b"" if symbols.still else end.finish()
-        self._reference = model.synthesise(prediction, dequantise(symbols.latent, step), symbols.coded, step)
-
-        self.symbols, self._last_source, self._last_picture = symbols, source, frame.picture
-        self._in_group += 1
-        self._rate.spent(key, index, len(data))
-        return CodedFrame(frame.pts, frame.duration, KEY if key else PREDICTED, index, data)
-
-    def _begin_group(self) -> None:
-        self._in_group = 0
-        self.symbols = self._blank
-        self._estimator = Estimator(*self._blank.motion.shape[1:], self._preset)
-
-    def _predict(self, picture: Picture, source, step: float):
-        """Motion, prediction, and whether the prediction is no good at all."""
-        seen = self._model.luma(self._reference)
-        if seen is None:
-            seen = self._model.luma(self._last_source)
-        luma = self._model.luma(source)
-        motion = self._estimator.estimate(luma, seen, penalty=LAMBDA * step**2)
-        motion[:, unchanged(picture, self._last_picture, BLOCK)] = 0
-        prediction = self._model.predict(self._reference, motion)
-        warped = self._model.luma(prediction)
-        return motion, prediction, is_cut(luma, compensate(seen, motion) if warped is None else warped)
-
-
-def _groups(
-    frames: Iterable[Frame],
-    encoder: FrameEncoder,
-    store: _Store,
-    total: int | None,
-    rate: Fraction | None,
-    progress: Progress,
-) -> Iterator[Group]:
-    """Code the frames that follow those in the store, group by group."""
-    first, coded, size = store.frames, [], 0
-    for frame in frames:
-        following = encoder.encode(frame)
-        if following.kind == KEY and coded:
+        info, settings = self._info, self._settings
+        if bits is None:
+            rate = ConstantQuality(step_index(settings.quality))
+        else:
+            rate = TargetSize(bits, total, settings.keyint, info.width * info.height)
+        for frame in store.earlier:
+            rate.spent(frame.kind == KEY, frame.step, len(frame.data))
+        encoder = FrameEncoder(self._model, info.height, info.width, rate, settings.keyint, settings.preset)
+        first, coded, size = store.frames, [], 0
+        for frame in frames:
+            following = encoder.encode(frame)
+            if following.kind == KEY and coded:
+                yield Group(first, tuple(coded))
+                first, coded, size = store.frames, [], 0
+            coded.append(following)
+            size += len(following.data)
+            progress(first + len(coded), total, store.video_size + size, info.rate)
+        if coded:
             yield Group(first, tuple(coded))
-            first, coded, size = store.frames, [], 0
-        coded.append(following)
-        size += len(following.data)
-        progress(first + len(coded), total, store.video_size + size, rate)
-    if coded:
-        yield Group(first, tuple(coded))
+
+
+class _BaseWay:
+    """Groups of AV1, at a scale that suits each."""
+
+    coder, latent = "av1", None
+
+    def __init__(self, info: StreamInfo, settings: EncodeSettings):
+        self._info, self._settings = info, settings
+        self.model = restorer_id()
+
+    def groups(
+        self, frames: Iterable[Frame], store: _Store, bits: float | None, total: int | None, progress: Progress
+    ) -> Iterator[Group]:
+        """Code the frames that follow those in the store, within bits if given."""
+        info, settings = self._info, self._settings
+        if bits is None:
+            allocation = OneLevel(level_of(settings.quality))
+        else:
+            left = bits - sum(8 * len(frame.data) for frame in store.earlier)
+            step = store.earlier[-1].step if store.earlier else None
+            allocation = TargetBits(left, total - store.frames, info.width * info.height, step)
+        for shot in shots(frames, settings.keyint):
+            pictures = [frame.picture for frame in shot]
+            base = allocation.code(len(shot), lambda level, shown=pictures: best_base(shown, level, settings.preset))
+            progress(store.frames + len(shot), total, store.video_size + base.bits // 8, info.rate)
+            yield Group(store.frames, base.coded(shot))
+
+
+_WAYS = {"none": _LatentWay, "av1": _BaseWay}
 
 
 class _Store:
@@ -227,30 +203,28 @@ def default_output(source: str | os.PathLike) -> Path:
     return Path(source).with_suffix(".sdv")
 
 
-def _header(video: Source, model: LatentModel, settings: EncodeSettings) -> Header:
+def _header(video: Source, way: _LatentWay | _BaseWay, settings: EncodeSettings) -> Header:
     kept = {name: value for name, value in asdict(settings).items() if name != "device" and value is not None}
     return Header(
         info=video.info,
-        model=model.id,
+        model=way.model,
         base=settings.base,
-        coder=model.coder.name,
-        latent={"channels": model.coder.channels, "block": model.block, **model.description},
+        coder=way.coder,
+        latent=way.latent,
         settings=kept,
         blobs=video.track_forms,
         writer=f"sdvideo {__version__}",
     )
 
 
-def _rate_control(settings: EncodeSettings, info: StreamInfo, total: int | None, overhead: int) -> RateControl:
-    """overhead: bytes of the file that are not video."""
+def _budget(settings: EncodeSettings, info: StreamInfo, total: int | None, overhead: int) -> float | None:
+    """The bits that the video may take, None at constant quality. overhead: bytes of the file that are not video."""
     if settings.quality is not None:
-        return ConstantQuality(step_index(settings.quality))
+        return None
     if total is None:
         raise SettingError("bitrate and size need an input that can be read twice, not a pipe; give a quality")
     if settings.size is not None:
-        bits = (settings.size - overhead) * 8
-    elif info.rate is None:
+        return float((settings.size - overhead) * 8)
+    if info.rate is None:
         raise SettingError("the input does not say its frame rate, so a bitrate means nothing; give a size")
-    else:
-        bits = settings.bitrate * total / info.rate
-    return TargetSize(float(bits), total, settings.keyint, info.width * info.height)
+    return float(settings.bitrate * total / info.rate)

@@ -26,12 +26,14 @@ and MUST reject a header that breaks a range below *before* they allocate anythi
     "chapters"  =[]: at most 10000 of {"start", "end": |t| < 2^60, start <= end, "time_base": ratio,
                 "title": up to 65536 characters =""}
     "metadata"  ={}: at most 1000 texts of up to 65536 characters, under keys of up to 256
-    "base"      what the prediction starts from; version 1.0 has only "none". A reader MUST reject others.
+    "base"      what the pictures start from: "none", latent deltas alone, or "av1", an AV1 base (see `base.py`).
+                A reader MUST reject others.
     "coder"     identifier of the entropy coder, 1 to 64 characters, see `entropy.py`. A decoder MUST know it.
     "model"     {"name": 1 to 1024 characters, "revision": up to 256 ="", "sha256": 64 lower-case hex digits}:
-                the latent model. A decoder MUST NOT use weights with another hash.
-    "latent"    {"channels": 1 to 65536, "block": 1 to 1024, ...}: the latent's channels, and how many pixels
-                one latent sample covers in each direction; the other keys are the model's own
+                the latent model, or the network that restores an AV1 base. A decoder MUST NOT use weights with
+                another hash.
+    "latent"    =null with base "av1", else {"channels": 1 to 65536, "block": 1 to 1024, ...}: the latent's channels,
+                and how many pixels one latent sample covers in each direction; the other keys are the model's own
     "settings"  ={}: an object, how the file was made, for the record
 """
 
@@ -54,7 +56,7 @@ MAX_CHAPTERS = 10_000
 MAX_METADATA = 1000
 MAX_TEXT = 65536
 MAX_DEPTH = 32
-BASES = ("none",)
+BASES = ("none", "av1")
 BLOB_FORMS = ("mp4", "matroska")
 
 _MAX_TIME = 2**60 - 1
@@ -74,8 +76,8 @@ class ModelId:
 class Header:
     """Everything known before the first frame; ranges in the docstring of this module.
 
-    base: what prediction starts from, "none". coder: id of the entropy coder. latent: JSON object with
-    "channels", "block" and what the model wants to remember. settings: JSON object, for the record.
+    base: what the pictures start from, one of BASES. coder: id of the entropy coder. latent: JSON object with
+    "channels", "block" and what the model wants to remember, or None. settings: JSON object, for the record.
     blobs: the form of each track file, "mp4" or "matroska". writer: who writes the file, for the record.
     """
 
@@ -83,7 +85,7 @@ class Header:
     model: ModelId
     base: str
     coder: str
-    latent: dict[str, Any]
+    latent: dict[str, Any] | None
     settings: dict[str, Any] = field(default_factory=dict)
     blobs: tuple[str, ...] = ()
     writer: str = "sdvideo"
@@ -118,12 +120,13 @@ def unpack_header(text: bytes) -> Header:
         chapters=tuple(_chapter(chapter) for chapter in _list(top, "chapters", MAX_CHAPTERS)),
         metadata=_metadata(_object(top, "metadata", {})),
     )
+    base = _choice(top.get("base"), "base", BASES)
     return Header(
         info=info,
         model=_model(_object(top, "model")),
-        base=_choice(top.get("base"), "base", BASES),
+        base=base,
         coder=_text(top.get("coder"), "coder", 64, least=1),
-        latent=_latent(_object(top, "latent")),
+        latent=None if base == "av1" else _latent(_object(top, "latent")),
         settings=_object(top, "settings", {}),
         blobs=blobs,
         writer=_text(_object(top, "sdv", {}).get("writer", "sdvideo"), "sdv.writer", 256),
@@ -154,7 +157,7 @@ def _to_json(header: Header) -> dict[str, Any]:
         "base": header.base,
         "coder": header.coder,
         "model": asdict(header.model),
-        "latent": header.latent,
+        **({} if header.latent is None else {"latent": header.latent}),
         "settings": header.settings or None,
     }
     return {key: value for key, value in top.items() if value is not None}

@@ -1,12 +1,23 @@
-"""From the name of a latent model to the model."""
+"""From the name of a model to the model."""
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import safe_open
+
 from .container import ModelId
 from .errors import ModelError
-from .latents import LatentModel
 from .picture import Colour
 from .settings import DEFAULT_MODEL
+
+if TYPE_CHECKING:  # torch takes seconds
+    from .latents import LatentModel
+    from .restore import Restorer
+
+RESTORER = Path(__file__).parent / "weights" / "restore.safetensors"
 
 
 def load_model(
@@ -32,9 +43,30 @@ def load_model(
     model = load(name, device=device, revision=revision, download=download)
     if colour is not None:
         model.colour = colour
-    if expected is not None and model.id.sha256 != expected.sha256:
+    if expected is not None:
+        _check_same(model.id, expected)
+    return model
+
+
+def restorer_id() -> ModelId:
+    """The network that restores AV1 bases, as files name it; torch is not needed for that."""
+    with safe_open(RESTORER, "np") as file:
+        revision = (file.metadata() or {}).get("revision", "")
+    return ModelId("restore", revision, hashlib.sha256(RESTORER.read_bytes()).hexdigest())
+
+
+def load_restorer(*, device: str = "auto", expected: ModelId | None = None) -> Restorer:
+    """The network that restores AV1 bases. expected: what a file was made with; another hash is a ModelError."""
+    from .restore import Restorer
+
+    if expected is not None:
+        _check_same(restorer_id(), expected)
+    return Restorer(device)
+
+
+def _check_same(here: ModelId, expected: ModelId) -> None:
+    if here.sha256 != expected.sha256:
         raise ModelError(
             f"the file was made with model {expected.name} of sha256 {expected.sha256[:12]}...; "
-            f"the one here has {model.id.sha256[:12]}..."
+            f"the one here has {here.sha256[:12]}..."
         )
-    return model

@@ -1,4 +1,4 @@
-"""Pictures and the streams beside them out again: MP4 and Matroska (H.264), or YUV4MPEG2."""
+"""Pictures and the streams beside them out again: MP4 and Matroska (H.264, or AV1 as it is), or YUV4MPEG2."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +18,7 @@ from av.codec.context import Flags
 
 from sdvideo import colour
 from sdvideo.errors import SinkError
+from sdvideo.group import KEY, CodedFrame
 from sdvideo.picture import Frame, Picture, StreamInfo
 from sdvideo.tracks import (
     MATROSKA_OPTIONS,
@@ -63,7 +65,25 @@ def open_sink(
     kind = _choose_format(path, format)
     if kind == "y4m":
         return _RawSink(path, info)
-    return _EncodedSink(path, info, kind, track_files, _x264_options(crf, lossless, preset))
+    return _EncodedSink(path, info, kind, track_files, options=_x264_options(crf, lossless, preset))
+
+
+def open_copy(
+    path: str | os.PathLike,
+    info: StreamInfo,
+    first: bytes,
+    *,
+    track_files: Sequence[Path] = (),
+    format: str | None = None,
+) -> CopySink:
+    """Open an MP4 or Matroska file for AV1 that is coded already.
+
+    first: the first temporal unit; the rest as in `open_sink`.
+    """
+    kind = _choose_format(path, format)
+    if kind == "y4m":
+        raise SinkError(f"{os.fspath(path)}: y4m does not hold AV1; .mp4 and .mkv do")
+    return CopySink(path, info, kind, track_files, first)
 
 
 class Sink:
@@ -90,10 +110,7 @@ class Sink:
         Raises:
             SinkError: another size than info says, a pts that does not increase, or the output fails.
         """
-        size = frame.picture.width, frame.picture.height
-        if size != (self._info.width, self._info.height):
-            expected = f"{self._info.width}x{self._info.height}"
-            raise SinkError(f"{self._name}: a picture of {size[0]}x{size[1]} in a video of {expected}")
+        self._check(frame)
         if self._last_pts is not None and frame.pts <= self._last_pts:
             raise SinkError(f"{self._name}: pts {frame.pts} does not come after {self._last_pts}")
         with self._translated():
@@ -121,6 +138,12 @@ class Sink:
         self._closed = True
         with suppress(av.FFmpegError, OSError, ValueError):
             self._resources.close()
+
+    def _check(self, frame: Frame) -> None:
+        size = frame.picture.width, frame.picture.height
+        if size != (self._info.width, self._info.height):
+            expected = f"{self._info.width}x{self._info.height}"
+            raise SinkError(f"{self._name}: a picture of {size[0]}x{size[1]} in a video of {expected}")
 
     def _write(self, frame: Frame) -> None:
         raise NotImplementedError
@@ -171,16 +194,11 @@ class _RawSink(Sink):
         self._file.flush()
 
 
-class _EncodedSink(Sink):
-    """H.264 beside copied tracks, in MP4 or Matroska."""
+class _MuxedSink(Sink):
+    """A video stream beside copied tracks, in MP4 or Matroska."""
 
     def __init__(
-        self,
-        path: str | os.PathLike | BinaryIO,
-        info: StreamInfo,
-        kind: str,
-        track_files: Sequence[Path],
-        options: dict[str, str],
+        self, path: str | os.PathLike | BinaryIO, info: StreamInfo, kind: str, track_files: Sequence[Path]
     ) -> None:
         super().__init__(path, info)
         self._kind = kind
@@ -192,7 +210,7 @@ class _EncodedSink(Sink):
             kept = [self._accepted(reader) for reader in self._readers]
             self._container = self._open_container([timescale(stream) for group in kept for stream in group])
             self._resources.callback(self._container.close)
-            self._stream = self._add_video(options)
+            self._stream = self._add_video()
             self._outputs = [{stream.index: copy_stream(self._container, stream) for stream in group} for group in kept]
             for reader, group in zip(self._readers, kept, strict=True):
                 reader.start(group)
@@ -200,19 +218,13 @@ class _EncodedSink(Sink):
             self._container.set_chapters(_chapter_entries(info))
             self._container.start_encoding()
 
-    def _write(self, frame: Frame) -> None:
-        picture = _padded(frame.picture)
-        encoded = colour.to_frame(picture, self._info.colour)
-        encoded.time_base = self._time_base
-        encoded.pts = self._ticks(frame.pts)
-        encoded.duration = max(1, self._ticks(self._duration(frame)))
-        self._mux_video(self._stream.encode(encoded))
+    def _add_video(self) -> av.VideoStream:
+        raise NotImplementedError
 
     def _finish(self) -> None:
-        self._mux_video(self._stream.encode(None))
         self._mux_tracks(None)
 
-    def _duration(self, frame: Frame) -> int:
+    def _duration(self, frame: Frame | CodedFrame) -> int:
         """The picture's duration in info.time_base; where it is unknown, that of the picture before."""
         if frame.duration > 0:
             return frame.duration
@@ -272,7 +284,27 @@ class _EncodedSink(Sink):
     def _target(self) -> str | _WriteOnly:
         return _WriteOnly(self._file) if self._file else f"file:{self._name}"
 
-    def _add_video(self, options: dict[str, str]) -> av.VideoStream:
+
+class _EncodedSink(_MuxedSink):
+    """H.264 beside copied tracks, in MP4 or Matroska."""
+
+    def __init__(self, *muxed, options: dict[str, str]) -> None:
+        self._options = options
+        super().__init__(*muxed)
+
+    def _write(self, frame: Frame) -> None:
+        picture = _padded(frame.picture)
+        encoded = colour.to_frame(picture, self._info.colour)
+        encoded.time_base = self._time_base
+        encoded.pts = self._ticks(frame.pts)
+        encoded.duration = max(1, self._ticks(self._duration(frame)))
+        self._mux_video(self._stream.encode(encoded))
+
+    def _finish(self) -> None:
+        self._mux_video(self._stream.encode(None))
+        super()._finish()
+
+    def _add_video(self) -> av.VideoStream:
         info = self._info
         width, height = info.width + info.width % 2, info.height + info.height % 2
         if (width, height) != (info.width, info.height):
@@ -284,7 +316,7 @@ class _EncodedSink(Sink):
                 height,
             )
         rate = (info.rate or Fraction(25)).limit_denominator(1_000_000)
-        stream = self._container.add_stream("libx264", rate=rate, options=options)
+        stream = self._container.add_stream("libx264", rate=rate, options=self._options)
         encoder = stream.codec_context
         encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
         encoder.time_base = stream.time_base = self._time_base
@@ -294,6 +326,34 @@ class _EncodedSink(Sink):
         encoder.flags |= Flags.frame_duration
         encoder.thread_count = 2
         colour.apply_tags(encoder, info.colour)
+        return stream
+
+
+class CopySink(_MuxedSink):
+    """AV1 as it is beside copied tracks, in MP4 or Matroska; takes coded frames."""
+
+    def __init__(
+        self, path: str | os.PathLike, info: StreamInfo, kind: str, track_files: Sequence[Path], first: bytes
+    ) -> None:
+        self._first = first
+        super().__init__(path, info, kind, track_files)
+
+    def _check(self, frame: CodedFrame) -> None:
+        pass  # sizes are AV1's own affair
+
+    def _write(self, frame: CodedFrame) -> None:
+        packet = av.Packet(frame.data)
+        packet.time_base, packet.stream = self._time_base, self._stream
+        packet.pts = packet.dts = self._ticks(frame.pts)
+        packet.duration = max(1, self._ticks(self._duration(frame)))
+        packet.is_keyframe = frame.kind == KEY
+        self._mux_video([packet])
+
+    def _add_video(self) -> av.VideoStream:
+        with av.open(BytesIO(self._first), format="obu") as sequence:
+            # opaque: the codec's parameters as they are, for PyAV knows no encoder of the decoder's name.
+            stream = self._container.add_stream_from_template(sequence.streams.video[0], opaque=True)
+        stream.time_base = self._time_base
         return stream
 
 

@@ -8,7 +8,7 @@ from .errors import SettingError
 
 PRESETS = ("fast", "balanced", "best")
 DEVICES = ("auto", "cpu", "cuda")
-BASES = ("none",)
+BASES = ("av1", "none")
 DEFAULT_MODEL = "embedded"
 DEFAULT_QUALITY = 50.0
 
@@ -18,8 +18,9 @@ class EncodeSettings:
     """How to encode.
 
     quality: 0..100, or None when bitrate or size steers. bitrate: bits per second of the whole file; size: bytes of
-    the whole file. keyint: the most frames a group may have, 1 = every frame stands alone. preset: how long to search
-    for motion. model: "embedded", a folder or a Hub id. base: "none" (coded block motion). device: see DEVICES.
+    the whole file. keyint: the most frames a group may have, 1 = every frame stands alone. preset: how long to search.
+    model: "embedded", a folder or a Hub id. base: "av1" or "none" (latent deltas and coded block motion); if not given,
+    "av1" with the embedded model, and "none" with others, which have no other way. device: see DEVICES.
     """
 
     quality: float | None = None
@@ -28,7 +29,7 @@ class EncodeSettings:
     keyint: int = 64
     preset: str = "balanced"
     model: str = DEFAULT_MODEL
-    base: str = "none"
+    base: str | None = None
     device: str = "auto"
 
     def __post_init__(self):
@@ -37,6 +38,8 @@ class EncodeSettings:
             raise SettingError(f"{' and '.join(given)} exclude each other: give one")
         if not given:
             object.__setattr__(self, "quality", DEFAULT_QUALITY)
+        if self.base is None:
+            object.__setattr__(self, "base", "av1" if self.model == DEFAULT_MODEL else "none")
         _within("quality", self.quality, 0, 100)
         _within("bitrate", self.bitrate, 100, 1e10)
         _within("size", self.size, 500, 1e13)
@@ -44,6 +47,8 @@ class EncodeSettings:
         for name, choices in (("preset", PRESETS), ("base", BASES), ("device", DEVICES)):
             if getattr(self, name) not in choices:
                 raise SettingError(f"{name} is {getattr(self, name)!r}; it can be {', '.join(choices)}")
+        if self.base == "av1" and self.model != DEFAULT_MODEL:
+            raise SettingError(f"model {self.model} has no part in base av1; it needs base none")
 
 
 def _within(name: str, value: float | None, low: float, high: float) -> None:

@@ -497,7 +497,7 @@ BAD_HEADERS = {
     "negative frames": header_with(video__frames=-1),
     "range is a number": header_with(video__colour={"full_range": 1}),
     "unknown code point": header_with(video__colour={"matrix": 256}),
-    "unknown base": header_with(base="av1"),
+    "unknown base": header_with(base="av2"),
     "unknown blob": header_with(blobs=["avi"]),
     "unhashable blob": header_with(blobs=[[]]),
     "too many blobs": header_with(blobs=["mp4"] * 257),
@@ -555,7 +555,7 @@ def test_what_is_no_sdv_is_refused(path, data, error, text):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"base": "av1"},
+        {"base": "av2"},
         {"info": dataclasses.replace(INFO, width=0)},
         {"info": dataclasses.replace(INFO, metadata={"a": "\ud800"})},
         {"info": dataclasses.replace(INFO, metadata={"a" * n: "x" * 65536 for n in range(17)})},

@@ -1,0 +1,157 @@
+"""Turn folders of training videos into plain arrays for train_restore.py: shots as they are, and through AV1.
+
+    python scripts/prepare_base.py OUT FOLDER [FOLDER ...] [--frames 16] [--size 384x256]
+
+Every folder has video/*.mp4. One .npz per shot, cropped from its middle; T frames of H x W, multiples of 4:
+
+    y uint8 [T, H, W]; uv uint8 [T, 2, H/2, W/2]          the source
+    flow int16 [T, 2, H/2, W/2]; visible bool, likewise   where it moves, and what is visible in the frame before
+    up_y0, up_uv0 as y and uv                             carried by AV1 at some size and crf, and enlarged by Lanczos
+    flow0; doubt0 uint8 [T, H/2, W/2]                     flow and doubt between those (see sdvideo/restore.py)
+    base float32 [N, 2]                                   crf and scale of each of these variants 0..N-1
+
+Flow is (x, y) towards the frame before in 1/16 samples of the half-size grid; frame 0 has none. Shots of about one
+source in eighteen, by the hash of its name, are for judging only: their files start with "judge_". Needs PyAV, with
+libsvtav1 and libdav1d; train_restore.py needs only what this writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import zlib
+from concurrent.futures import ProcessPoolExecutor
+from fractions import Fraction
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from av.video.frame import PictureType
+
+from sdvideo.colour import planes_of, to_frame
+from sdvideo.picture import Colour, Picture
+from sdvideo.restore import NO_TRUST, Tracer, grid, halved
+from sdvideo.scaling import scaled
+from sdvideo.stability import source_motion
+
+SCALES = (1.0, 2 / 3, 1 / 2)
+JUDGED = [(crf, scale) for scale in SCALES for crf in (40, 55)]
+
+
+def read(path: Path, frames: int, width: int, height: int) -> list[Picture]:
+    """The middle of a file, in time and in the picture."""
+    with av.open(str(path)) as container:
+        pictures = [planes_of(frame) for frame in container.decode(video=0)]
+    first = max(0, (len(pictures) - frames) // 2)
+    return [cropped(picture, width, height) for picture in pictures[first : first + frames]]
+
+
+def cropped(picture: Picture, width: int, height: int) -> Picture:
+    h, w = (min(most, side) // 4 * 4 for most, side in ((height, picture.height), (width, picture.width)))
+    top, left = (picture.height - h) // 4 * 2, (picture.width - w) // 4 * 2
+    chroma = np.s_[top // 2 : (top + h) // 2, left // 2 : (left + w) // 2]
+    return Picture(picture.y[top : top + h, left : left + w], picture.u[chroma], picture.v[chroma])
+
+
+def through_av1(pictures: list[Picture], crf: int) -> list[Picture]:
+    """One group, as SVT-AV1 and dav1d bring it back."""
+    encoder = av.CodecContext.create("libsvtav1", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = pictures[0].width, pictures[0].height, "yuv420p"
+    encoder.time_base, encoder.framerate, encoder.gop_size = Fraction(1, 30), Fraction(30), 9999
+    encoder.options = {"preset": "8", "crf": str(crf), "svtav1-params": "lp=1"}
+    decoder = av.CodecContext.create("libdav1d", "r")
+    decoder.thread_count = 1
+    packets = []
+    for i, picture in enumerate(pictures):
+        frame = to_frame(picture, Colour())
+        frame.pts, frame.pict_type = i, PictureType.NONE if i else PictureType.I
+        packets += encoder.encode(frame)
+    decoded = [frame for packet in [*packets, *encoder.encode(None)] for frame in decoder.decode(packet)]
+    decoded = [planes_of(frame) for frame in [*decoded, *decoder.decode(None)]]
+    if len(decoded) != len(pictures):
+        raise RuntimeError(f"{len(pictures)} frames in, {len(decoded)} out")
+    return decoded
+
+
+def smaller(side: int, scale: float) -> int:
+    return round(side * scale / 2) * 2
+
+
+def stacked(pictures: list[Picture]) -> tuple[np.ndarray, np.ndarray]:
+    return np.stack([p.y for p in pictures]), np.stack([np.stack([p.u, p.v]) for p in pictures])
+
+
+def fixed(flow: np.ndarray) -> np.ndarray:
+    """float [h, w, 2] in samples -> int16 [2, h, w] in sixteenths."""
+    return np.rint(flow * 16).clip(-32768, 32767).astype(np.int16).transpose(2, 0, 1)
+
+
+def source_side(pictures: list[Picture]) -> dict[str, np.ndarray]:
+    y, uv = stacked(pictures)
+    size = y.shape[2] // 2, y.shape[1] // 2
+    flows, seen = [np.zeros((2, *size[::-1]), np.int16)], [np.zeros(size[::-1], bool)]
+    for before, now in pairwise(y):
+        motion = source_motion(before, now)
+        flow = np.dstack([motion.x, motion.y]) - grid(*now.shape)
+        flows.append(fixed(cv2.resize(flow, size, interpolation=cv2.INTER_AREA) / 2))
+        seen.append(motion.visible[::2, ::2] & (not motion.cut))
+    return {"y": y, "uv": uv, "flow": np.stack(flows), "visible": np.stack(seen)}
+
+
+def base_side(pictures: list[Picture], crf: int, scale: float, number: int) -> dict[str, np.ndarray]:
+    width, height = pictures[0].width, pictures[0].height
+    small = [scaled(picture, smaller(width, scale), smaller(height, scale)) for picture in pictures]
+    y, uv = stacked([scaled(picture, width, height) for picture in through_av1(small, crf)])
+    halves = [halved(luma) for luma in y]
+    tracer = Tracer()
+    flows, doubts = [np.zeros((2, *halves[0].shape), np.int16)], [np.full_like(halves[0], NO_TRUST)]
+    for before, now in pairwise(halves):
+        place, doubt = tracer.trace(before, now)
+        flows.append(fixed(place - grid(*now.shape)))
+        doubts.append(doubt)
+    names = ("up_y", "up_uv", "flow", "doubt")
+    return {f"{name}{number}": value for name, value in zip(names, (y, uv, np.stack(flows), np.stack(doubts)))}
+
+
+def prepare(path: Path, out: Path, frames: int, width: int, height: int) -> str:
+    cv2.setNumThreads(1)
+    name = f"{path.parent.parent.name}_{path.stem}"
+    judge = zlib.crc32(path.stem.rsplit("_", 1)[0].encode()) % 18 == 0
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    pictures = read(path, frames, width, height)
+    if judge:
+        variants = JUDGED
+    else:
+        scales = rng.permutation(SCALES)[:2]
+        variants = [(int(rng.integers(35, 61) if rng.random() < 0.75 else rng.integers(25, 64)), s) for s in scales]
+    arrays = source_side(pictures) | {"base": np.array(variants, np.float32)}
+    for number, (crf, scale) in enumerate(variants):
+        arrays |= base_side(pictures, crf, float(scale), number)
+    np.savez(out / f"{'judge_' if judge else ''}{name}.npz", **arrays)
+    told = ", ".join(f"crf {crf} at {scale:.2f}" for crf, scale in variants)
+    return f"{name}: {len(pictures)} frames, {pictures[0]}, {told}{' (judge)' if judge else ''}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--size", default="384x256", help="the largest crop")
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    os.environ["SVT_LOG"] = "1"
+    width, height = map(int, options.size.split("x"))
+    paths = [path for folder in options.folders for path in sorted(folder.glob("video/*.mp4"))]
+    work = partial(prepare, out=options.out, frames=options.frames, width=width, height=height)
+    with ProcessPoolExecutor(options.processes) as pool:
+        for line in pool.map(work, paths):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

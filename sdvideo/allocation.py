@@ -1,0 +1,127 @@
+"""How an AV1 base spends its bits: the scale of each group by rate and distortion, and its level by what may be spent.
+
+One number, the level, moves everything: it is the CRF of a base at full size. A smaller base has a lower CRF at the
+same level, so that one more bit buys as much at every scale, and the scale is the one that costs least in squared
+error + SLOPE(level) * bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from .base import HIGHEST_CRF, LOWEST_CRF, SCALES, Base, BaseDecoder, encode_base, pack_step, unpack_step
+from .picture import Frame, Picture
+from .scaling import scaled
+
+FINEST, COARSEST = 20.0, 80.0
+
+_TRIES, _CLOSE = 5, 0.01
+# What natural video takes about: bits per pixel at level 50, and log(bits) per level.
+_USUAL, _DECAY = 0.035, 0.065
+
+# Below the level by this much is the CRF at each scale. Like the slopes, from 14 shots of the training set: where
+# d(error)/d(bits) of the scales are one.
+_BELOW = {SCALES[0]: 0, SCALES[1]: 6, SCALES[2]: 11}
+# Squared error of luma a bit per pixel is worth, at levels.
+_SLOPES = ((34, 65), (42, 150), (50, 350), (58, 1200), (65, 3200), (71, 8000), (80, 32000))
+# What restoring leaves of the squared error that Lanczos would have, roughly.
+_LEFT = {SCALES[0]: 0.95, SCALES[1]: 0.9, SCALES[2]: 0.85}
+
+
+def level_of(quality: float) -> float:
+    """Quality 0..100 -> level, 76 at 0, 20 at 100."""
+    return 76 - 0.56 * quality
+
+
+def best_base(pictures: Sequence[Picture], level: float, preset: str) -> Base:
+    """One closed group at the scale that suits it. level: FINEST to COARSEST."""
+    tries = [(scale, round(4 * (level - _BELOW[scale])) / 4) for scale in SCALES]
+    bases = [encode_base(pictures, s, crf, preset) for s, crf in tries if LOWEST_CRF <= crf <= HIGHEST_CRF]
+    return min(bases, key=lambda base: _cost(pictures, base, level))
+
+
+def _cost(pictures: Sequence[Picture], base: Base, level: float) -> float:
+    width, height = pictures[0].width, pictures[0].height
+    decoder = BaseDecoder(width, height)
+    frames = [Frame(number, 1, picture) for number, picture in enumerate(pictures)]
+    shown = (scaled(decoder.decode(coded), width, height).y for coded in base.coded(frames))
+    errors = [float(np.square(p.y.astype(np.float32) - y).mean()) for p, y in zip(pictures, shown, strict=True)]
+    bits_per_pixel = base.bits / (len(pictures) * width * height)
+    return _LEFT[base.scale] * math.fsum(errors) / len(errors) + _slope(level) * bits_per_pixel
+
+
+def _slope(level: float) -> float:
+    levels, slopes = zip(*_SLOPES)
+    return math.exp(np.interp(level, levels, np.log(slopes)))
+
+
+def _level_of_step(step: int) -> float:
+    crf, scale = unpack_step(step)
+    return min(max(float(crf + _BELOW[scale]), FINEST), COARSEST)
+
+
+class Allocation(Protocol):
+    """Chooses the levels of groups."""
+
+    def code(self, frames: int, encode: Callable[[float], Base]) -> Base:
+        """Code the next group, of so many frames; encode does it at a level."""
+
+
+class OneLevel:
+    """The same level for all groups."""
+
+    def __init__(self, level: float):
+        self._level = level
+
+    def code(self, frames: int, encode: Callable[[float], Base]) -> Base:
+        return encode(self._level)
+
+
+class TargetBits:
+    """Steers towards a number of bits for a known number of frames: each group gets its share of what is left.
+
+    A group is coded again, at most _TRIES times in all, until it takes what it may. bits, frames: left to spend and to
+    code; pixels: of a frame; step: the step byte of the frame before, if there is one. All that one group tells the
+    next is in the file, so that an encoding that was interrupted goes on as if it had not been.
+    """
+
+    def __init__(self, bits: float, frames: int, pixels: int, step: int | None = None):
+        self._bits, self._frames = bits, frames
+        if step is not None:
+            self._level = _level_of_step(step)
+        else:
+            usual = 50 - math.log(bits / max(1, frames) / pixels / _USUAL) / _DECAY
+            self._level = min(max(usual, FINEST), COARSEST)
+
+    def code(self, frames: int, encode: Callable[[float], Base]) -> Base:
+        target = max(self._bits * frames / max(frames, self._frames), 64.0)
+        tries: dict[float, Base] = {}
+        level = self._level
+        while len(tries) < _TRIES and level not in tries:
+            tries[level] = encode(level)
+            if abs(tries[level].bits / target - 1) < _CLOSE:
+                break
+            level = self._following(tries, target)
+        base = min(tries.values(), key=lambda base: abs(math.log(base.bits / target)))
+        self._level = _level_of_step(pack_step(base.crf, base.scale))
+        self._bits -= base.bits
+        self._frames -= frames
+        return base
+
+    @staticmethod
+    def _following(tries: dict[float, Base], target: float) -> float:
+        """Where log(bits) should meet the target: between the two tries around it, else along _DECAY."""
+        over = [level for level in tries if tries[level].bits > target]
+        under = [level for level in tries if tries[level].bits <= target]
+        if over and under:
+            low, high = max(over), min(under)
+            gap, part = (math.log(tries[low].bits / b) for b in (tries[high].bits, target))
+            level = low + (high - low) * min(max(part / gap, 0.05), 0.95) if gap > 0 else (low + high) / 2
+        else:
+            nearest = max(over) if over else min(under)
+            level = nearest + math.log(tries[nearest].bits / target) / _DECAY
+        return min(max(round(4 * level) / 4, FINEST), COARSEST)

@@ -1,0 +1,123 @@
+"""The AV1 base: a small picture of every frame, carried by SVT-AV1 and brought back by dav1d, both through FFmpeg.
+
+Each group is one closed AV1 sequence: a key frame, then frames that refer to nothing outside it. The data of a frame
+is the temporal unit that shows it, in the low-overhead format of the AV1 specification (section 5.2); the step byte
+of the frame table is `pack_step` of the group's CRF and scale. A base picture is 8-bit 4:2:0, of `base_size`. AV1
+decodes to the same integers on every machine; what is made of them at full size is `restore.py`'s.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+from av.video.frame import PictureType
+
+from .colour import planes_of, to_frame
+from .errors import DamagedError, SinkError
+from .group import KEY, PREDICTED, CodedFrame
+from .picture import Colour, Frame, Picture
+from .scaling import scaled
+
+SCALES = (Fraction(1), Fraction(2, 3), Fraction(1, 2))  # of both sides
+LOWEST_CRF, HIGHEST_CRF = 1.0, 70.0
+EFFORT = {"fast": 8, "balanced": 6, "best": 4}  # SVT-AV1's own presets
+
+_STEPS = 80  # values of the step byte for each scale
+_LEAST_SIDE = 64  # pixels that SVT-AV1 needs; smaller pictures are scaled up to it
+_RATE = 25  # of the AV1 streams, whose times nobody reads
+
+
+def base_size(width: int, height: int, scale: Fraction) -> tuple[int, int]:
+    """Width and height of the base of a picture: even, and large enough for AV1's encoder."""
+    return tuple(max(_LEAST_SIDE, 2 * round(side * scale / 2)) for side in (width, height))
+
+
+def pack_step(crf: float, scale: Fraction) -> int:
+    """What a step byte says in a file with an AV1 base: 80 times the scale's place, plus the rounded CRF."""
+    return _STEPS * SCALES.index(scale) + round(crf)
+
+
+def unpack_step(step: int) -> tuple[int, Fraction]:
+    """CRF and scale, the inverse of `pack_step`. Raises DamagedError for a scale that there is not."""
+    place, crf = divmod(step, _STEPS)
+    if place >= len(SCALES):
+        raise DamagedError(f"step {step} names a scale this version does not know")
+    return crf, SCALES[place]
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """One closed group as AV1. crf: in quarters; units: the temporal unit of each picture."""
+
+    scale: Fraction
+    crf: float
+    units: tuple[bytes, ...]
+
+    @property
+    def bits(self) -> int:
+        return 8 * sum(map(len, self.units))
+
+    def coded(self, frames: Sequence[Frame]) -> tuple[CodedFrame, ...]:
+        """The group's frames as the container takes them."""
+        step = pack_step(self.crf, self.scale)
+        kinds = [KEY] + [PREDICTED] * (len(frames) - 1)
+        return tuple(
+            CodedFrame(frame.pts, frame.duration, kind, step, unit)
+            for frame, kind, unit in zip(frames, kinds, self.units, strict=True)
+        )
+
+
+def encode_base(pictures: Sequence[Picture], scale: Fraction, crf: float, preset: str) -> Base:
+    """Code one closed group. crf: LOWEST_CRF to HIGHEST_CRF, in quarters; preset: one of EFFORT."""
+    width, height = base_size(pictures[0].width, pictures[0].height, scale)
+    os.environ.setdefault("SVT_LOG", "0")  # what goes wrong is raised; it would talk of all else
+    encoder = av.CodecContext.create("libsvtav1", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
+    encoder.time_base, encoder.framerate = Fraction(1, _RATE), Fraction(_RATE)
+    # Key frames only where groups begin.
+    encoder.options = {"preset": str(EFFORT[preset]), "svtav1-params": f"crf={crf:g}:keyint=-1:scd=0"}
+    units: dict[int, bytes] = {}
+    for number, picture in enumerate([*pictures, None]):
+        frame = None
+        if picture is not None:
+            frame = to_frame(scaled(picture, width, height), Colour())
+            frame.pts, frame.time_base = number, encoder.time_base
+            frame.pict_type = PictureType.NONE if number else PictureType.I
+        units |= {packet.pts: bytes(packet) for packet in encoder.encode(frame)}
+    if sorted(units) != list(range(len(pictures))):
+        raise SinkError(f"SVT-AV1 gave {len(units)} packets for {len(pictures)} pictures")
+    return Base(scale, crf, tuple(units[number] for number in range(len(pictures))))
+
+
+class BaseDecoder:
+    """Decodes the temporal units of one group after another. width, height: of the video, in pixels."""
+
+    def __init__(self, width: int, height: int):
+        self._width, self._height = width, height
+        self._decoder: av.VideoCodecContext | None = None
+
+    def decode(self, coded: CodedFrame) -> Picture:
+        """The base picture of the next frame. Raises DamagedError where its data does not decode to one."""
+        _, scale = unpack_step(coded.step)
+        width, height = base_size(self._width, self._height, scale)
+        if coded.kind == KEY:
+            self._decoder = av.CodecContext.create("libdav1d", "r")
+            # A picture for every unit at once; and no more memory than a picture of the announced size may take.
+            self._decoder.options = {"max_frame_delay": "1", "max_pixels": str(width * height)}
+        if self._decoder is None:
+            raise DamagedError("a group does not begin with a key frame")
+        try:
+            frames = self._decoder.decode(av.Packet(coded.data)) if coded.data else []
+        except (av.FFmpegError, ValueError) as error:
+            raise DamagedError("its AV1 data does not decode") from error
+        if len(frames) != 1:
+            raise DamagedError(f"its AV1 data gives {len(frames)} pictures instead of one")
+        (frame,) = frames
+        if (frame.width, frame.height, frame.format.name) != (width, height, "yuv420p"):
+            found = f"{frame.width}x{frame.height} {frame.format.name}"
+            raise DamagedError(f"its AV1 data is {found} instead of {width}x{height} yuv420p")
+        return planes_of(frame)

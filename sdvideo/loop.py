@@ -1,0 +1,118 @@
+"""The coding loop of base "none": frame after frame against the one before, on both sides the same.
+
+Where sides differ is in what ends the symbols come from: the encoder's chooses them, the decoder's takes them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .container import KEY, PREDICTED, CodedFrame
+from .errors import DamagedError
+from .latents import LatentModel, blank_symbols
+from .motion import BLOCK, Estimator, compensate
+from .picture import Frame, Picture
+from .predict import is_cut, unchanged
+from .quantise import LAMBDA, Chooser, Taker, dequantise, step_size, worth_coding
+from .rate import RateControl
+from .symbols import FramePlan, FrameSymbols, code_frame
+
+
+class FrameEncoder:
+    """Codes frame after frame, each against the one before as the decoder will have it."""
+
+    def __init__(
+        self,
+        model: LatentModel,
+        height: int,
+        width: int,
+        rate: RateControl,
+        keyint: int,
+        preset: str = "balanced",
+    ):
+        self._model, self._rate, self._keyint, self._preset = model, rate, keyint, preset
+        self._height, self._width = height, width
+        self._blank = blank_symbols(model, height, width)
+        self._in_group = 0
+
+    def encode(self, frame: Frame) -> CodedFrame:
+        """The next frame of the video; a key frame where a group has to begin."""
+        model, source = self._model, self._model.source(frame.picture)
+        key = self._in_group in (0, self._keyint)
+        if not key:
+            index = self._rate.index(key=False)
+            motion, prediction, key = self._predict(frame.picture, source, step_size(index))
+        if key:
+            index = self._rate.index(key=True)
+            self._begin_group()
+            motion, prediction = self._blank.motion, model.blank(self._height, self._width)
+        step = step_size(index)
+
+        units = model.analyse(source, prediction, step) / np.float32(step)
+        coded = np.ones_like(self.symbols.coded)
+        if not key:
+            coded = worth_coding(units) & ~unchanged(frame.picture, self._last_picture, model.block)
+        end = Chooser()
+        symbols = code_frame(end, model.coder, self.symbols, key, index, FramePlan(motion, coded, units))
+        data = b"" if symbols.still else end.finish()
+        self._reference = model.synthesise(prediction, dequantise(symbols.latent, step), symbols.coded, step)
+
+        self.symbols, self._last_source, self._last_picture = symbols, source, frame.picture
+        self._in_group += 1
+        self._rate.spent(key, index, len(data))
+        return CodedFrame(frame.pts, frame.duration, KEY if key else PREDICTED, index, data)
+
+    def _begin_group(self) -> None:
+        self._in_group = 0
+        self.symbols = self._blank
+        self._estimator = Estimator(*self._blank.motion.shape[1:], self._preset)
+
+    def _predict(self, picture: Picture, source, step: float):
+        """Motion, prediction, and whether the prediction is no good at all."""
+        seen = self._model.luma(self._reference)
+        if seen is None:
+            seen = self._model.luma(self._last_source)
+        luma = self._model.luma(source)
+        motion = self._estimator.estimate(luma, seen, penalty=LAMBDA * step**2)
+        motion[:, unchanged(picture, self._last_picture, BLOCK)] = 0
+        prediction = self._model.predict(self._reference, motion)
+        warped = self._model.luma(prediction)
+        return motion, prediction, is_cut(luma, compensate(seen, motion) if warped is None else warped)
+
+
+class FrameDecoder:
+    """Decodes frame after frame, from a key frame on, in two steps that may run in two threads.
+
+    parse needs no picture and reconstruct no bits, so one may be some frames ahead of the other.
+    """
+
+    def __init__(self, model: LatentModel, height: int, width: int):
+        self._model = model
+        self._height, self._width = height, width
+        self._parsed = self._blank = blank_symbols(model, height, width)
+        self._reference = None
+
+    def parse(self, coded: CodedFrame) -> FrameSymbols:
+        """The integers of the next frame. Raises DamagedError where its data does not decode."""
+        key = coded.kind == KEY
+        if not coded.data:
+            if key:
+                raise DamagedError("a key frame has no data")
+            self._parsed = self._blank
+        else:
+            end = Taker(coded.data)
+            before = self._blank if key else self._parsed
+            self._parsed = code_frame(end, self._model.coder, before, key, coded.step)
+            end.finish()
+        return self._parsed
+
+    def reconstruct(self, coded: CodedFrame, symbols: FrameSymbols) -> Frame:
+        """The picture of the next frame, given its integers."""
+        model, step = self._model, step_size(coded.step)
+        if coded.kind == KEY:
+            prediction = model.blank(self._height, self._width)
+        else:
+            prediction = model.predict(self._reference, symbols.motion)
+        latent = dequantise(symbols.latent, step)
+        self._reference = model.synthesise(prediction, latent, symbols.coded, step)
+        return Frame(coded.pts, coded.duration, model.picture(self._reference, self._height, self._width))

@@ -1,0 +1,211 @@
+"""The network behind `--base av1`: paints full-size pictures from small decoded ones, frame after frame.
+
+    up      = the decoded base picture, enlarged by Lanczos (scaling.scaled)
+    carried = the previous painted picture, warped along the flow between the two enlarged base pictures
+    doubt   = how far the base itself is from its own past when it is warped like that, 255 out of frame
+    out     = up + change + blend * (carried - up)
+
+change and blend (0..1, one per sample) come from the network, which starts as Lanczos: its last layer is zero but for a
+bias that keeps blend small. The first picture of a group has carried = up and doubt = 255 everywhere. Flow is estimated
+from what the decoder has, so it costs no bits.
+
+Inside, a picture is "patches", [B, 24, H/4, W/4]: the 16 luma and 2 x 4 chroma samples of each 4x4 square.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import nn
+
+from .picture import Picture
+
+WEIGHTS = Path(__file__).parent / "weights" / "restore.safetensors"
+PATCH = 24
+NO_TRUST = 255  # doubt where there is nothing to carry over
+_CHANNELS = 64
+_BLOCKS = 6
+_LEAST = 64  # pixels a side; DIS needs half of that
+
+
+def to_patches(y: torch.Tensor, uv: torch.Tensor) -> torch.Tensor:
+    """[B, H, W] and [B, 2, H/2, W/2] of any type, H and W multiples of 4 -> [B, 24, H/4, W/4]."""
+    return torch.cat([F.pixel_unshuffle(y[:, None], 4), F.pixel_unshuffle(uv, 2)], 1)
+
+
+def from_patches(patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The inverse of to_patches."""
+    y, uv = patches.split((16, 8), 1)
+    return F.pixel_shuffle(y, 4)[:, 0], F.pixel_shuffle(uv, 2)
+
+
+def setting_of(crf: float, scale: float) -> tuple[float, float]:
+    """What the network is told of the base: crf 20..63 and scale 1/2..1 as numbers around zero."""
+    return (crf - 45) / 12, -math.log2(scale)
+
+
+class Block(nn.Module):
+    """Residual block: depthwise 3x3 to look around, two 1x1 to think."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.look = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.widen = nn.Conv2d(channels, 2 * channels, 1)
+        self.narrow = nn.Conv2d(2 * channels, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.narrow(F.hardswish(self.widen(self.look(x)), inplace=True))
+
+
+class Restoration(nn.Module):
+    """(up, carried, doubt, setting) -> the painted picture as patches, not rounded and not clipped."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter = nn.Conv2d(2 * PATCH + 4, _CHANNELS, 1)
+        self.setting = nn.Sequential(nn.Linear(2, 32), nn.SiLU(), nn.Linear(32, _CHANNELS))
+        self.blocks = nn.Sequential(*(Block(_CHANNELS) for _ in range(_BLOCKS)))
+        self.leave = nn.Conv2d(_CHANNELS, 2 * PATCH, 1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias[:PATCH])
+        nn.init.constant_(self.leave.bias[PATCH:], -2.0)
+
+    def forward(
+        self, up: torch.Tensor, carried: torch.Tensor, doubt: torch.Tensor, setting: torch.Tensor
+    ) -> torch.Tensor:
+        """up, carried: float32 patches 0..255. doubt: float32 [B, 4, H/4, W/4], 0..255, the 2x2 values of each square.
+
+        setting: float32 [B, 2], see setting_of.
+        """
+        kind = self.enter.weight.dtype
+        x = self.enter((torch.cat([up - 128, carried - up, doubt], 1) * (1 / 64)).to(kind))
+        x = x + self.setting(setting.to(kind))[:, :, None, None]
+        change, blend = self.leave(self.blocks(x)).float().split(PATCH, 1)
+        return up + 32 * change + blend.sigmoid() * (carried - up)
+
+    def macs(self) -> float:
+        """Multiplications per full-size pixel."""
+        return sum(conv.weight.numel() for conv in self.modules() if isinstance(conv, nn.Conv2d)) / 16
+
+
+class Tracer:
+    """Finds where each part of a base picture was in the one before (DIS flow; Kroeger et al. 2016, OpenCV's)."""
+
+    def __init__(self):
+        self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._dis.setFinestScale(1)  # at half size as good as the slower presets, at a third of their time
+
+    def trace(self, before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """before, now: luma at half size (see halved), uint8 [H/2, W/2].
+
+        Returns the place in `before` of every sample of `now`, float32 [H/2, W/2, 2] (x, y) in samples of this grid,
+        and the doubt about it, uint8 [H/2, W/2].
+        """
+        place = self._dis.calc(now, before, None) + grid(*now.shape)
+        seen = cv2.remap(before, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        doubt = cv2.absdiff(now, seen)
+        bounds = np.array([now.shape[1] - 1, now.shape[0] - 1], np.float32)
+        doubt[((place < 0) | (place > bounds)).any(-1)] = NO_TRUST
+        return place, doubt
+
+
+def grid(height: int, width: int) -> np.ndarray:
+    """The place of every sample, float32 [H, W, 2] (x, y)."""
+    return np.dstack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)))
+
+
+def halved(luma: np.ndarray) -> np.ndarray:
+    """2x2 means: uint8 [H, W] of even sides -> [H/2, W/2]."""
+    return cv2.resize(luma, (luma.shape[1] // 2, luma.shape[0] // 2), interpolation=cv2.INTER_AREA)
+
+
+class _Planes(NamedTuple):
+    """y: uint8 [H, W], uv: uint8 [H/2, W/2, 2]; H and W multiples of 4."""
+
+    y: np.ndarray
+    uv: np.ndarray
+
+
+class Restorer:
+    """Paints full-size pictures from decoded base pictures, frame after frame. Not thread-safe."""
+
+    def __init__(self, device: str = "auto"):
+        from .latents import choose_device
+
+        data = WEIGHTS.read_bytes()
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        with safe_open(WEIGHTS, "pt") as file:
+            self.revision = (file.metadata() or {}).get("revision", "")
+        network = Restoration()
+        network.load_state_dict({name: value.float() for name, value in safetensors.torch.load(data).items()})
+        self._device = choose_device(device)
+        # Where bfloat16 is not multiplied in hardware, float32 is faster.
+        light = self._device == "cuda" or torch.cpu._is_avx512_bf16_supported()
+        kind = torch.bfloat16 if light else torch.float32
+        self._network = network.eval().to(self._device, kind, memory_format=torch.channels_last)
+        self._tracer = Tracer()
+        self.begin()
+
+    def begin(self) -> None:
+        """A new group: forget the previous output."""
+        self._shown: _Planes | None = None
+        self._half: np.ndarray | None = None
+
+    def restore(self, base: Picture, width: int, height: int, crf: int) -> Picture:
+        """The next picture, painted at width x height; crf: with which the base was coded, 20..63."""
+        from .scaling import scaled  # here, because training needs no PyAV
+
+        up = _padded(scaled(base, width, height))
+        half = halved(up.y)
+        if self._shown is None or self._shown.y.shape != up.y.shape:
+            carried, doubt = up, np.full_like(half, NO_TRUST)
+        else:
+            place, doubt = self._tracer.trace(self._half, half)
+            carried = _carry(self._shown, place)
+        scale = math.sqrt(base.width * base.height / (width * height))
+        self._half, self._shown = half, self._paint(up, carried, doubt, setting_of(crf, scale))
+        h, w = (height + 1) // 2, (width + 1) // 2
+        u, v = (np.ascontiguousarray(self._shown.uv[:h, :w, i]) for i in (0, 1))
+        return Picture(np.ascontiguousarray(self._shown.y[:height, :width]), u, v)
+
+    @torch.inference_mode()
+    def _paint(self, up: _Planes, carried: _Planes, doubt: np.ndarray, setting: tuple[float, float]) -> _Planes:
+        told = torch.tensor([setting], device=self._device)
+        squares = F.pixel_unshuffle(torch.from_numpy(doubt).to(self._device)[None, None], 2).float()
+        patches = self._network(self._patches(up), self._patches(carried), squares, told)
+        y, uv = from_patches(patches.round_().clamp_(0, 255).to(torch.uint8))
+        return _Planes(y[0].cpu().numpy(), uv[0].permute(1, 2, 0).contiguous().cpu().numpy())
+
+    def _patches(self, planes: _Planes) -> torch.Tensor:
+        y, uv = (torch.from_numpy(plane).to(self._device) for plane in planes)
+        return to_patches(y[None], uv.permute(2, 0, 1)[None]).to(torch.float32, memory_format=torch.channels_last)
+
+
+def _padded(picture: Picture) -> _Planes:
+    """The picture with its last row and column repeated up to multiples of 4."""
+    height, width = (max(_LEAST, -(-side // 4) * 4) for side in (picture.height, picture.width))
+    uv = cv2.merge((picture.u, picture.v))
+    return _Planes(_grown(picture.y, height, width), _grown(uv, height // 2, width // 2))
+
+
+def _grown(plane: np.ndarray, height: int, width: int) -> np.ndarray:
+    down, right = height - plane.shape[0], width - plane.shape[1]
+    return cv2.copyMakeBorder(plane, 0, down, 0, right, cv2.BORDER_REPLICATE) if down or right else plane
+
+
+def _carry(shown: _Planes, place: np.ndarray) -> _Planes:
+    """Look every sample up at its place in the half-size grid, which is the grid of the chroma samples."""
+    height, width = shown.y.shape
+    # Sample i of the half-size grid is at 2 i + 1/2 of the full one.
+    whole = 2 * cv2.resize(place, (width, height), interpolation=cv2.INTER_LINEAR) + np.float32(0.5)
+    y = cv2.remap(shown.y, whole, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return _Planes(y, cv2.remap(shown.uv, place, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE))

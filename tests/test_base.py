@@ -1,0 +1,219 @@
+"""Files with an AV1 base, through the public interface: sizes, groups, times, seeking, damage, rate control."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from conftest import Clip, Clips
+
+import sdvideo
+from sdvideo.allocation import best_base, level_of
+from sdvideo.base import SCALES, BaseDecoder, base_size, encode_base, pack_step, unpack_step
+from sdvideo.colour import planes_of
+from sdvideo.container import KEY, Reader
+from sdvideo.demux import open_source
+from sdvideo.errors import DamagedError, SettingError, SinkError
+from sdvideo.fidelity import psnr
+from sdvideo.picture import Picture
+from sdvideo.shots import shots
+
+SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
+
+
+def encode(clip: Path, path: Path, **settings) -> Path:
+    sdvideo.encode(clip, path, base="av1", **{"preset": "fast", **settings})
+    return path
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory) -> Path:
+    """The sample in small groups."""
+    return encode(SAMPLE, tmp_path_factory.mktemp("base") / "walk.sdv", keyint=32, quality=40)
+
+
+def same(one: Picture, other: Picture) -> bool:
+    return all(np.array_equal(getattr(one, plane), getattr(other, plane)) for plane in ("y", "u", "v"))
+
+
+# --- the base itself ----------------------------------------------------------------------------------------
+
+
+def test_step_bytes_name_crf_and_scale():
+    for scale in SCALES:
+        for crf in (1, 20.25, 44.75, 70):
+            assert unpack_step(pack_step(crf, scale)) == (round(crf), scale)
+    with pytest.raises(DamagedError):
+        unpack_step(255)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("size", [(96, 64), (97, 65), (15, 40)])
+def test_a_group_decodes_to_as_many_pictures_of_its_size(scale, size):
+    rng = np.random.default_rng(0)
+    half = (size[1] + 1) // 2, (size[0] + 1) // 2
+    pictures = [Picture(*(rng.integers(0, 256, s, np.uint8) for s in (size[::-1], half, half))) for _ in range(5)]
+    base = encode_base(pictures, scale, 40, "fast")
+    frames = [sdvideo.Frame(number, 1, picture) for number, picture in enumerate(pictures)]
+    decoder = BaseDecoder(*size)
+    shown = [decoder.decode(coded) for coded in base.coded(frames)]
+    assert [(p.width, p.height) for p in shown] == [base_size(*size, scale)] * 5
+
+
+def test_a_smaller_scale_is_taken_at_lower_levels():
+    with open_source(SAMPLE) as video:
+        pictures = [frame.picture for frame in islice(video.frames(), 12)]
+    fine, coarse = (best_base(pictures, level_of(quality), "fast") for quality in (90, 2))
+    assert fine.scale == 1 and coarse.scale < 1
+    assert fine.bits > 10 * coarse.bits
+
+
+def test_groups_end_at_cuts_and_when_they_are_full(clips: Clips):
+    with open_source(clips["cut"].path) as video:
+        assert [len(shot) for shot in shots(video.frames(), 64)] == [10, 10]
+    with open_source(clips["cut"].path) as video:
+        assert [len(shot) for shot in shots(video.frames(), 7)] == [7, 3, 7, 3]
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def test_every_clip_comes_back(clip: Clip, tmp_path):
+    path = encode(clip.path, tmp_path / "clip.sdv", quality=80, keyint=9)
+    with sdvideo.open(path) as video:
+        frames = list(video)
+        base = video.info.time_base
+        assert [(frame.pts - frames[0].pts) * base for frame in frames] == [t - clip.times[0] for t in clip.times]
+        assert (video.info.width, video.info.height) == (clip.width, clip.height)
+    if clip.planes is not None:
+        assert min(psnr(Picture(*planes), f.picture)[1] for planes, f in zip(clip.planes, frames)) > 27
+
+
+def test_seeking_gives_what_playing_gives(walk):
+    with sdvideo.open(walk) as video:
+        played = [frame.picture for frame in islice(video, 75)]
+        assert all(same(video[number].picture, played[number]) for number in (70, 40, 41, 33, 0))
+
+
+def test_the_integers_are_the_bases_pictures(walk):
+    with sdvideo.open(walk) as video:
+        frame = video[5]
+        base = video.symbols()
+    with Reader(walk) as reader:
+        crf, scale = unpack_step(reader.read_group(0).frames[5].step)
+    assert (base.width, base.height) == base_size(frame.picture.width, frame.picture.height, scale)
+    assert 1 <= crf <= 70
+
+
+def test_encoding_is_deterministic(walk, tmp_path):
+    again = encode(SAMPLE, tmp_path / "again.sdv", keyint=32, quality=40)
+    assert again.read_bytes() == walk.read_bytes()
+
+
+def test_damage_stays_in_its_group(walk, tmp_path):
+    data = bytearray(walk.read_bytes())
+    with Reader(walk) as reader:
+        hit = reader.groups[1]
+        start, size, first, frames = hit.offset, hit.size, hit.first, hit.frames
+    rng = random.Random(1)
+    for _ in range(3):
+        data[start + 20 + rng.randrange(size - 40)] ^= 1 << rng.randrange(8)
+    broken = tmp_path / "broken.sdv"
+    broken.write_bytes(data)
+    assert sdvideo.verify(broken)
+    with sdvideo.open(walk) as whole, sdvideo.open(broken, tolerant=True) as video:
+        assert len(video) == len(whole) - frames or len(video) == len(whole)
+        for number in (0, first - 1):
+            assert same(video[number].picture, whole[number].picture)
+
+
+def test_packets_that_are_no_av1_are_damage(clips: Clips, tmp_path):
+    path = encode(clips["cfr"].path, tmp_path / "clip.sdv")
+    with Reader(path) as reader:
+        frames = reader.read_group(0).frames
+    decoder = BaseDecoder(96, 64)
+    rng = random.Random(0)
+    for data in (b"", b"\x00", rng.randbytes(200), frames[0].data[:-5], frames[1].data):
+        with pytest.raises(DamagedError):
+            decoder.decode(replace(frames[0], data=data))
+    with pytest.raises(DamagedError):
+        BaseDecoder(96, 64).decode(frames[1])
+    larger = encode_base(
+        [Picture(*(np.zeros(s, np.uint8) for s in ((640, 640), (320, 320), (320, 320))))], SCALES[0], 40, "fast"
+    )
+    with pytest.raises(DamagedError):
+        decoder.decode(replace(frames[0], data=larger.units[0]))
+    assert frames[0].kind == KEY
+
+
+# --- preview ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_preview_is_the_base_with_times_and_sound(clips: Clips, tmp_path, suffix):
+    clip = clips["late"]
+    path = encode(clip.path, tmp_path / "clip.sdv", keyint=5)
+    result = sdvideo.preview(path, tmp_path / f"clip{suffix}")
+    assert result.frames == clip.frames
+    with av.open(str(result.path)) as video:
+        assert video.streams.video[0].codec.canonical_name == "av1"
+        assert [stream.type for stream in video.streams] == ["video", *(kind for kind, *_ in clip.tracks)]
+        frames = list(video.decode(video=0))
+    times, shown = [frame.pts * frame.time_base for frame in frames], [planes_of(frame) for frame in frames]
+    exact = 0 if suffix == ".mp4" else Fraction(1, 1000)  # Matroska counts milliseconds
+    assert all(abs(time - wanted) <= exact for time, wanted in zip(times, clip.times, strict=True))
+    with sdvideo.open(path) as video:
+        assert all(same(video.symbols(), picture) for _, picture in zip(video, shown, strict=True))
+
+
+def test_a_preview_needs_a_base_and_no_torch(clips: Clips, walk, tmp_path):
+    call = f"sdvideo.preview({str(walk)!r}, {str(tmp_path / 'p.mp4')!r})"
+    script = f"import sys, sdvideo; {call}; print('torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert said.stdout.strip() == "False"
+    sdvideo.encode(clips["cfr"].path, tmp_path / "none.sdv", base="none")
+    with pytest.raises(SettingError, match="no AV1 base"):
+        sdvideo.preview(tmp_path / "none.sdv")
+    with pytest.raises(SinkError, match="does not hold AV1"):
+        sdvideo.preview(walk, tmp_path / "p.y4m")
+
+
+# --- settings -----------------------------------------------------------------------------------------------
+
+
+def test_more_quality_takes_more_bits_and_gives_it(tmp_path):
+    found = []
+    for quality in (5, 35, 65, 95):
+        path = encode(SAMPLE, tmp_path / f"{quality}.sdv", quality=quality)
+        with open_source(SAMPLE) as source, sdvideo.open(path) as video:
+            pairs = islice(zip(source.frames(), video), 8)
+            found.append((path.stat().st_size, np.mean([psnr(x.picture, y.picture)[1] for x, y in pairs])))
+    assert found == sorted(found) and found[0][1] + 8 < found[-1][1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bitrate", [30_000, 120_000])
+def test_a_bitrate_is_hit(tmp_path, bitrate):
+    path = encode(SAMPLE, tmp_path / "walk.sdv", bitrate=bitrate)
+    with Reader(path) as reader:
+        size = sum(entry.end - entry.offset for entry in reader.groups)
+    assert size * 8 / 5 == pytest.approx(bitrate, rel=0.03)
+
+
+def test_latent_models_have_no_part_in_it(clips: Clips, tmp_path):
+    with pytest.raises(SettingError, match="base none"):
+        sdvideo.encode(clips["cfr"].path, tmp_path / "x.sdv", base="av1", model="some/where")
+
+
+def test_rate_and_time_base_do_not_matter_to_the_base(clips: Clips, tmp_path):
+    path = encode(clips["vfr"].path, tmp_path / "vfr.sdv")
+    with sdvideo.open(path) as video:
+        assert isinstance(video.info.time_base, Fraction) and len(video) == clips["vfr"].frames
