@@ -109,8 +109,8 @@ def base_side(pictures: list[Picture], crf: int, scale: float, number: int) -> d
     tracer = Tracer()
     flows, doubts = [np.zeros((2, *halves[0].shape), np.int16)], [np.full_like(halves[0], NO_TRUST)]
     for before, now in pairwise(halves):
-        place, doubt = tracer.trace(before, now)
-        flows.append(fixed(place - grid(*now.shape)))
+        flow, doubt = tracer.trace(before, now)
+        flows.append(fixed(flow))
         doubts.append(doubt)
     names = ("up_y", "up_uv", "flow", "doubt")
     return {f"{name}{number}": value for name, value in zip(names, (y, uv, np.stack(flows), np.stack(doubts)))}

@@ -38,8 +38,8 @@ from sdvideo.restore import NO_TRUST, WEIGHTS, Restoration, from_patches, settin
 
 FIDELITY, STEADINESS, CHROMA = 400.0, 100.0, 1 / 8
 SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001)  # the three finer scales of Wang et al. (2003)
-LENGTHS = ((0.15, 3), (0.8, 5), (1.0, 8))  # up to this share of the run, chains of so many frames
-JUDGE_EVERY, LOG_EVERY = 8.0, 1.0  # minutes
+LENGTHS = ((0.35, 3), (0.85, 5), (1.0, 8))  # up to this share of the run, chains of so many frames
+JUDGE_EVERY, LOG_EVERY = 6.0, 1.0  # minutes
 _FLOW = 1 / 16
 
 
@@ -289,6 +289,7 @@ def export(run: Path, revision: str) -> None:
     new = WEIGHTS.with_suffix(".new")
     halves = {name: value.half().contiguous() for name, value in tensors.items()}
     safetensors.torch.save_file(halves, new, {"revision": revision})
+    new.chmod(0o644)
     new.replace(WEIGHTS)
     print(f"{WEIGHTS}: {WEIGHTS.stat().st_size:,} bytes")
 
@@ -346,7 +347,7 @@ def main() -> None:
     parser.add_argument("--continue", dest="start", action="store_true", help="start from the shipped weights")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--stop", type=Path, help="when this file appears, finish within a minute")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
