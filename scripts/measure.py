@@ -1,4 +1,4 @@
-"""Measure what the README claims, on every video of a folder.
+"""Measure what the README claims of latent deltas alone (base none), on every video of a folder.
 
     python scripts/measure.py CLIPS_FOLDER [--out results.json]    all but memory
     python scripts/measure.py CLIPS_FOLDER --only memory           slow: 220 s of video
@@ -80,7 +80,7 @@ def encoded(path: Path, quality: float, keyint: int = KEYINT) -> Path:
     """The video at `path` as .sdv, made once."""
     target = path.with_name(f"{path.stem}-q{quality:g}-k{keyint}.sdv")
     if not target.exists():
-        sdvideo.encode(path, target, quality=quality, keyint=keyint, device="cpu")
+        sdvideo.encode(path, target, quality=quality, keyint=keyint, base="none", device="cpu")
     return target
 
 
@@ -331,7 +331,7 @@ def work_digest(path: str, threads: int) -> dict:
 
 
 def work_encode(source: str, target: str) -> dict:
-    done = sdvideo.encode(source, target, overwrite=True, device="cpu")
+    done = sdvideo.encode(source, target, overwrite=True, base="none", device="cpu")
     return {"frames": done.frames, "seconds": done.seconds, "peak_mib": peak_mib()}
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +35,8 @@ PATCH = 24
 NO_TRUST = 255  # doubt where there is nothing to carry over
 _CHANNELS = 64
 _BLOCKS = 6
+# The chroma samples of a square lie row by row with U and V in turn; its patch has all of U first. And back.
+_SORTED, _UNSORTED = [0, 2, 4, 6, 1, 3, 5, 7], [16, 20, 17, 21, 18, 22, 19, 23]
 _LEAST = 64  # pixels a side; DIS needs half of that
 
 
@@ -75,9 +78,21 @@ class Restoration(nn.Module):
         self.setting = nn.Sequential(nn.Linear(2, 32), nn.SiLU(), nn.Linear(32, _CHANNELS))
         self.blocks = nn.Sequential(*(Block(_CHANNELS) for _ in range(_BLOCKS)))
         self.leave = nn.Conv2d(_CHANNELS, 2 * PATCH, 1)
+        self._start()
+
+    def _start(self) -> None:
+        """Lanczos, seen as whitened frequencies: neighbouring samples are too alike to learn from side by side."""
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias[:PATCH])
         nn.init.constant_(self.leave.bias[PATCH:], -2.0)
+        luma, chroma = _frequencies(4), _frequencies(2)
+        basis = torch.block_diag(luma, chroma, chroma)
+        with torch.no_grad():
+            self.enter.weight[:PATCH, :PATCH, 0, 0] = basis
+            self.enter.weight[PATCH : 2 * PATCH, PATCH : 2 * PATCH, 0, 0] = 2 * basis
+            for block in self.blocks:
+                block.look.weight[:, :, 1, 1] += 1
+                nn.init.kaiming_normal_(block.widen.weight, nonlinearity="relu")
 
     def forward(
         self, up: torch.Tensor, carried: torch.Tensor, doubt: torch.Tensor, setting: torch.Tensor
@@ -90,11 +105,19 @@ class Restoration(nn.Module):
         x = self.enter((torch.cat([up - 128, carried - up, doubt], 1) * (1 / 64)).to(kind))
         x = x + self.setting(setting.to(kind))[:, :, None, None]
         change, blend = self.leave(self.blocks(x)).float().split(PATCH, 1)
-        return up + 32 * change + blend.sigmoid() * (carried - up)
+        return up + 8 * change + blend.sigmoid() * (carried - up)
 
     def macs(self) -> float:
         """Multiplications per full-size pixel."""
         return sum(conv.weight.numel() for conv in self.modules() if isinstance(conv, nn.Conv2d)) / 16
+
+
+def _frequencies(size: int) -> torch.Tensor:
+    """The DCT of size x size squares, [size², size²], each frequency as strong as the others in a usual picture."""
+    at, k = torch.arange(size) + 0.5, torch.arange(size)[:, None]
+    cosines = torch.cos(math.pi / size * k * at) * torch.where(k == 0, math.sqrt(1 / size), math.sqrt(2 / size))
+    strength = (1 + k) * (1 + k.T) / size
+    return torch.kron(cosines, cosines) * strength.reshape(-1, 1)
 
 
 class Tracer:
@@ -107,20 +130,24 @@ class Tracer:
     def trace(self, before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """before, now: luma at half size (see halved), uint8 [H/2, W/2].
 
-        Returns the place in `before` of every sample of `now`, float32 [H/2, W/2, 2] (x, y) in samples of this grid,
-        and the doubt about it, uint8 [H/2, W/2].
+        Returns the flow from `now` to `before`, float32 [H/2, W/2, 2] (x, y) in samples of this grid, and the doubt
+        about it, uint8 [H/2, W/2].
         """
-        place = self._dis.calc(now, before, None) + grid(*now.shape)
+        flow = self._dis.calc(now, before, None)
+        place = flow + grid(*now.shape)
         seen = cv2.remap(before, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         doubt = cv2.absdiff(now, seen)
         bounds = np.array([now.shape[1] - 1, now.shape[0] - 1], np.float32)
         doubt[((place < 0) | (place > bounds)).any(-1)] = NO_TRUST
-        return place, doubt
+        return flow, doubt
 
 
+@lru_cache(maxsize=4)
 def grid(height: int, width: int) -> np.ndarray:
-    """The place of every sample, float32 [H, W, 2] (x, y)."""
-    return np.dstack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)))
+    """The place of every sample, float32 [H, W, 2] (x, y), read-only."""
+    places = np.dstack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)))
+    places.setflags(write=False)
+    return places
 
 
 def halved(luma: np.ndarray) -> np.ndarray:
@@ -149,7 +176,7 @@ class Restorer:
         network.load_state_dict({name: value.float() for name, value in safetensors.torch.load(data).items()})
         self._device = choose_device(device)
         # Where bfloat16 is not multiplied in hardware, float32 is faster.
-        light = self._device == "cuda" or torch.cpu._is_avx512_bf16_supported()
+        light = self._device == "cuda" or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
         kind = torch.bfloat16 if light else torch.float32
         self._network = network.eval().to(self._device, kind, memory_format=torch.channels_last)
         self._tracer = Tracer()
@@ -169,8 +196,8 @@ class Restorer:
         if self._shown is None or self._shown.y.shape != up.y.shape:
             carried, doubt = up, np.full_like(half, NO_TRUST)
         else:
-            place, doubt = self._tracer.trace(self._half, half)
-            carried = _carry(self._shown, place)
+            flow, doubt = self._tracer.trace(self._half, half)
+            carried = _carry(self._shown, flow)
         scale = math.sqrt(base.width * base.height / (width * height))
         self._half, self._shown = half, self._paint(up, carried, doubt, setting_of(crf, scale))
         h, w = (height + 1) // 2, (width + 1) // 2
@@ -182,12 +209,27 @@ class Restorer:
         told = torch.tensor([setting], device=self._device)
         squares = F.pixel_unshuffle(torch.from_numpy(doubt).to(self._device)[None, None], 2).float()
         patches = self._network(self._patches(up), self._patches(carried), squares, told)
-        y, uv = from_patches(patches.round_().clamp_(0, 255).to(torch.uint8))
-        return _Planes(y[0].cpu().numpy(), uv[0].permute(1, 2, 0).contiguous().cpu().numpy())
+        shown = patches[0].permute(1, 2, 0).round_().clamp_(0, 255).to(torch.uint8)
+        y, uv = (part.contiguous().cpu().numpy() for part in (shown[..., :16], shown[..., _UNSORTED]))
+        return _Planes(_unfolded(y, 4), _unfolded(uv, 2).reshape(len(up.uv), -1, 2))
 
     def _patches(self, planes: _Planes) -> torch.Tensor:
-        y, uv = (torch.from_numpy(plane).to(self._device) for plane in planes)
-        return to_patches(y[None], uv.permute(2, 0, 1)[None]).to(torch.float32, memory_format=torch.channels_last)
+        """What to_patches gives, with the channels of a square side by side in memory: [1, 24, H/4, W/4]."""
+        y, uv = _folded(planes.y, 4), _folded(planes.uv.reshape(len(planes.uv), -1), 2)
+        patches = torch.from_numpy(np.concatenate([y, uv[..., _SORTED]], -1)).to(self._device)
+        return patches.permute(2, 0, 1)[None].float()
+
+
+def _folded(rows: np.ndarray, height: int) -> np.ndarray:
+    """Cut bytes [height h, 4 w] into pieces of height x 4: [h, w, 4 height]. Four bytes move as one number."""
+    numbers = np.ascontiguousarray(rows).view(np.uint32).reshape(-1, height, rows.shape[1] // 4)
+    return np.ascontiguousarray(numbers.transpose(0, 2, 1)).view(np.uint8)
+
+
+def _unfolded(pieces: np.ndarray, height: int) -> np.ndarray:
+    """The inverse of _folded."""
+    numbers = pieces.view(np.uint32).transpose(0, 2, 1)
+    return np.ascontiguousarray(numbers).view(np.uint8).reshape(height * len(pieces), -1)
 
 
 def _padded(picture: Picture) -> _Planes:
@@ -202,10 +244,11 @@ def _grown(plane: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.copyMakeBorder(plane, 0, down, 0, right, cv2.BORDER_REPLICATE) if down or right else plane
 
 
-def _carry(shown: _Planes, place: np.ndarray) -> _Planes:
-    """Look every sample up at its place in the half-size grid, which is the grid of the chroma samples."""
+def _carry(shown: _Planes, flow: np.ndarray) -> _Planes:
+    """Look every sample up along a flow of the half-size grid, which is the grid of the chroma samples."""
     height, width = shown.y.shape
-    # Sample i of the half-size grid is at 2 i + 1/2 of the full one.
-    whole = 2 * cv2.resize(place, (width, height), interpolation=cv2.INTER_LINEAR) + np.float32(0.5)
-    y = cv2.remap(shown.y, whole, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    return _Planes(y, cv2.remap(shown.uv, place, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE))
+    place = flow + grid(*flow.shape[:2])
+    uv = cv2.remap(shown.uv, place, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    place = cv2.resize(2 * flow, (width, height), interpolation=cv2.INTER_LINEAR)
+    place += grid(height, width)
+    return _Planes(cv2.remap(shown.y, place, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE), uv)

@@ -22,8 +22,9 @@ from sdvideo.colour import planes_of
 from sdvideo.container import KEY, Reader
 from sdvideo.demux import open_source
 from sdvideo.errors import DamagedError, SettingError, SinkError
-from sdvideo.fidelity import psnr
+from sdvideo.fidelity import psnr, structure
 from sdvideo.picture import Picture
+from sdvideo.scaling import scaled
 from sdvideo.shots import shots
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
@@ -111,6 +112,23 @@ def test_the_integers_are_the_bases_pictures(walk):
         crf, scale = unpack_step(reader.read_group(0).frames[5].step)
     assert (base.width, base.height) == base_size(frame.picture.width, frame.picture.height, scale)
     assert 1 <= crf <= 70
+
+
+def test_the_shipped_weights_are_worth_having(tmp_path):
+    """A floor of quality at a rate, and more than Lanczos makes of the same base: bad weights cannot land."""
+    path = encode(SAMPLE, tmp_path / "walk.sdv", keyint=32, quality=20)
+    with Reader(path) as reader:
+        bits = sum(8 * len(frame.data) for frame in reader.read_group(0).frames)
+    with open_source(SAMPLE) as source, sdvideo.open(path) as video:
+        rows = []
+        for original, frame in islice(zip(source.frames(), video), 32):
+            enlarged = scaled(video.symbols(), original.picture.width, original.picture.height)
+            ours, plain = psnr(original.picture, frame.picture)[1], psnr(original.picture, enlarged)[1]
+            rows.append((ours, plain, structure(original.picture.y, frame.picture.y)[1]))
+    restored, lanczos, ms_ssim = np.mean(rows, 0)
+    assert bits / (32 * 640 * 360) < 0.011
+    assert restored > 34.4 and ms_ssim > 0.976
+    assert restored > lanczos + 0.15
 
 
 def test_encoding_is_deterministic(walk, tmp_path):
