@@ -277,7 +277,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--short", type=int, default=480, help="the short side's most pixels (480)")
     parser.add_argument("--clips", type=split, metavar="NAME,..", help="only these of the folder, without suffix")
     parser.add_argument("--codecs", type=split, metavar="NAME,..", help="only these")
-    parser.add_argument("--base", nargs="+", choices=BASES, default=["none"], help="of sdvideo (none)")
+    parser.add_argument("--base", nargs="+", choices=BASES, default=BASES, help="of sdvideo (all)")
     parser.add_argument("--jobs", type=int, default=2, help="points measured at a time (2)")
     parser.add_argument("--runs", type=int, default=3, help="of the part 'speed' (3)")
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
