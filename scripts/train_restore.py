@@ -34,7 +34,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from sdvideo.fidelity import structure
-from sdvideo.restore import NO_TRUST, WEIGHTS, Restoration, from_patches, setting_of, to_patches
+from sdvideo.models import RESTORER
+from sdvideo.restore import NO_TRUST, Restoration, from_patches, setting_of, to_patches
 
 FIDELITY, STEADINESS, CHROMA = 400.0, 100.0, 1 / 8
 SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001)  # the three finer scales of Wang et al. (2003)
@@ -241,7 +242,7 @@ class Run:
         self.out, self.minutes = options.out, options.minutes
         self.network = Restoration().to(device, memory_format=torch.channels_last)
         if options.start:
-            self.network.load_state_dict(safetensors.torch.load_file(WEIGHTS, device))
+            self.network.load_state_dict(safetensors.torch.load_file(RESTORER, device))
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         self.optimiser = torch.optim.Adam(self.network.parameters(), options.rate, betas=(0.9, 0.99))
         self.rate, self.steps, self.spent, self.stopped = options.rate, 0, 0.0, None
@@ -286,12 +287,12 @@ class Run:
 
 def export(run: Path, revision: str) -> None:
     tensors = safetensors.torch.load_file(run / "average.safetensors")
-    new = WEIGHTS.with_suffix(".new")
+    new = RESTORER.with_suffix(".new")
     halves = {name: value.half().contiguous() for name, value in tensors.items()}
     safetensors.torch.save_file(halves, new, {"revision": revision})
     new.chmod(0o644)
-    new.replace(WEIGHTS)
-    print(f"{WEIGHTS}: {WEIGHTS.stat().st_size:,} bytes")
+    new.replace(RESTORER)
+    print(f"{RESTORER}: {RESTORER.stat().st_size:,} bytes")
 
 
 def train(options: argparse.Namespace) -> None:

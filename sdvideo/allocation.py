@@ -19,7 +19,7 @@ from .scaling import scaled
 
 FINEST, COARSEST = 20.0, 80.0
 
-_TRIES, _CLOSE = 5, 0.01
+_TRIES, _CLOSE, _FEWEST = 5, 0.01, 64.0
 # What natural video takes about: bits per pixel at level 50, and log(bits) per level.
 _USUAL, _DECAY = 0.035, 0.065
 
@@ -94,11 +94,11 @@ class TargetBits:
         if step is not None:
             self._level = _level_of_step(step)
         else:
-            usual = 50 - math.log(bits / max(1, frames) / pixels / _USUAL) / _DECAY
+            usual = 50 - math.log(max(bits, _FEWEST) / max(1, frames) / pixels / _USUAL) / _DECAY
             self._level = min(max(usual, FINEST), COARSEST)
 
     def code(self, frames: int, encode: Callable[[float], Base]) -> Base:
-        target = max(self._bits * frames / max(frames, self._frames), 64.0)
+        target = max(self._bits * frames / max(frames, self._frames), _FEWEST)
         tries: dict[float, Base] = {}
         level = self._level
         while len(tries) < _TRIES and level not in tries:

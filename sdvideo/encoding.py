@@ -56,8 +56,8 @@ def encode(
 
     source: a path, or "-" for standard input. destination: by default the source's name with .sdv. settings: the
     fields of EncodeSettings. resume: go on from what an interrupted call left beside the destination. progress: called
-    after every frame with (frames done, frames in all or None, bytes of video so far, average frames per second or
-    None). Raises the errors of errors.py.
+    after every frame, with an AV1 base after every group, with (frames done, frames in all or None, bytes of video so
+    far, average frames per second or None). Raises the errors of errors.py.
     """
     begin = time.monotonic()
     chosen = EncodeSettings(**settings)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from importlib.resources import files
 from itertools import chain
-from typing import IO, TYPE_CHECKING, Any, TextIO
+from typing import IO, Any, TextIO
 
 import av
 import cv2
@@ -30,9 +30,6 @@ import numpy as np
 from .colour import apply_tags, to_frame, to_rgb
 from .picture import Colour, Picture
 from .stability import flicker_map, source_motion
-
-if TYPE_CHECKING:
-    from .reporting import Report
 
 # Bytes before base64, which adds a third: a page of ten seconds stays under 5 MB.
 _FILM_BYTES = 2_350_000  # for each ten seconds of playback, and for anything shorter
@@ -75,12 +72,12 @@ class Pair:
     coded: Picture
 
 
-def write_page(file: TextIO, report: Report, pairs: Iterable[Pair], colour: Colour) -> None:
+def write_page(file: TextIO, document: dict[str, Any], pairs: Iterable[Pair], colour: Colour) -> None:
     """Write the page.
 
-    pairs: all frames in order, a second pass over both videos; colour: what their code values mean.
+    document: of Report.document(). pairs: all frames in order, a second pass over both videos; colour: what their code
+    values mean.
     """
-    document = report.document()
     count, rate = document["summary"]["frames"], _rate(document)
     worst = sorted({number for numbers in document["summary"]["worst"].values() for number in numbers})
     kept = select(count, worst, rate)

@@ -189,7 +189,7 @@ def report(
             _text_file(os.fspath(html)) as file,
         ):
             pictures = (Pair(n, x.frame.picture, y.frame.picture) for n, (x, y) in enumerate(pairs))
-            write_page(file, result, pictures, before.info.colour)
+            write_page(file, result.document(), pictures, before.info.colour)
     return result
 
 

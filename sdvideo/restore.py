@@ -14,10 +14,8 @@ Inside, a picture is "patches", [B, 24, H/4, W/4]: the 16 luma and 2 x 4 chroma 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -25,12 +23,11 @@ import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import nn
 
+from .models import RESTORER
 from .picture import Picture
 
-WEIGHTS = Path(__file__).parent / "weights" / "restore.safetensors"
 PATCH = 24
 NO_TRUST = 255  # doubt where there is nothing to carry over
 _CHANNELS = 64
@@ -168,12 +165,8 @@ class Restorer:
     def __init__(self, device: str = "auto"):
         from .latents import choose_device
 
-        data = WEIGHTS.read_bytes()
-        self.sha256 = hashlib.sha256(data).hexdigest()
-        with safe_open(WEIGHTS, "pt") as file:
-            self.revision = (file.metadata() or {}).get("revision", "")
         network = Restoration()
-        network.load_state_dict({name: value.float() for name, value in safetensors.torch.load(data).items()})
+        network.load_state_dict({name: value.float() for name, value in safetensors.torch.load_file(RESTORER).items()})
         self._device = choose_device(device)
         # Where bfloat16 is not multiplied in hardware, float32 is faster.
         light = self._device == "cuda" or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()

@@ -226,6 +226,12 @@ def test_a_bitrate_is_hit(tmp_path, bitrate):
     assert size * 8 / 5 == pytest.approx(bitrate, rel=0.03)
 
 
+def test_a_size_nothing_fits_into_gives_the_smallest_there_is(clips: Clips, tmp_path):
+    path = encode(clips["cfr"].path, tmp_path / "clip.sdv", size=500)
+    least = encode(clips["cfr"].path, tmp_path / "least.sdv", quality=0)
+    assert path.stat().st_size <= least.stat().st_size
+
+
 def test_latent_models_have_no_part_in_it(clips: Clips, tmp_path):
     with pytest.raises(SettingError, match="base none"):
         sdvideo.encode(clips["cfr"].path, tmp_path / "x.sdv", base="av1", model="some/where")

@@ -79,7 +79,7 @@ def numbered_pairs(count: int = COUNT, width: int = 192, height: int = 128) -> I
 
 def built(report: FakeReport, pairs: Iterable[Pair]) -> str:
     file = io.StringIO()
-    write_page(file, report, pairs, Colour())
+    write_page(file, report.document(), pairs, Colour())
     return file.getvalue()
 
 
