@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import statistics
 import tempfile
@@ -27,7 +26,6 @@ def one_thread_each() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it without a word, the run has one
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    os.environ["SVT_LOG"] = "1"  # SVT-AV1's level for errors only
 
 
 def measure_point(material: Material, codec: Ours | Peer, value: float) -> dict:

@@ -50,7 +50,7 @@ def read_colour(frame: av.VideoFrame) -> Colour:
     primaries = _known(frame.color_primaries, _PRIMARIES)
     transfer = _known(frame.color_trc, _TRANSFERS)
     if _is_rgb(frame):
-        return Colour(False, _usual_matrix(frame.height), primaries, transfer)
+        return Colour(False, usual_matrix(frame.height), primaries, transfer)
     return Colour(_is_full_range(frame), _known(frame.colorspace, _MATRICES), primaries, transfer)
 
 
@@ -79,7 +79,8 @@ def _known(code: int, known: frozenset[int]) -> int:
     return int(code) if code in known else 2
 
 
-def _usual_matrix(height: int) -> int:
+def usual_matrix(height: int) -> int:
+    """The H.273 matrix that an unspecified one is read as: BT.709 from 720 lines on, BT.601 below."""
     return 1 if height >= 720 else 6
 
 
@@ -143,7 +144,7 @@ def _plane(frame: av.VideoFrame, index: int, height: int, width: int) -> np.ndar
 
 def _to_420(frame: av.VideoFrame) -> av.VideoFrame:
     if _is_rgb(frame):
-        matrix = _SWS_MATRIX[_usual_matrix(frame.height)]
+        matrix = _SWS_MATRIX[usual_matrix(frame.height)]
         return _reformat(frame, "yuv420p", matrix, matrix, ColorRange.JPEG, ColorRange.MPEG)
     # From YUV to YUV the matrix takes no part; a supported one on both sides keeps swscale from refusing.
     code_range = ColorRange.JPEG if _is_full_range(frame) else ColorRange.MPEG
@@ -212,7 +213,7 @@ def to_rgb(picture: Picture, colour: Colour) -> np.ndarray:
 
     A matrix that is unspecified, or not one of plain YUV, reads as BT.709 from 720 lines on and BT.601 below.
     """
-    matrix = _SWS_MATRIX.get(colour.matrix) or _SWS_MATRIX[_usual_matrix(picture.height)]
+    matrix = _SWS_MATRIX.get(colour.matrix) or _SWS_MATRIX[usual_matrix(picture.height)]
     code_range = ColorRange.JPEG if colour.full_range else ColorRange.MPEG
     frame = _reformat(to_frame(picture, colour), "rgb24", matrix, matrix, code_range, ColorRange.JPEG)
     return _plane(frame, 0, picture.height, picture.width * 3).reshape(picture.height, picture.width, 3).copy()
@@ -226,7 +227,7 @@ def from_rgb(rgb: np.ndarray, colour: Colour) -> Picture:
     """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ValueError(f"an RGB picture is uint8 [H, W, 3], got {rgb.dtype} {list(rgb.shape)}")
-    matrix = _SWS_MATRIX.get(colour.matrix) or _SWS_MATRIX[_usual_matrix(rgb.shape[0])]
+    matrix = _SWS_MATRIX.get(colour.matrix) or _SWS_MATRIX[usual_matrix(rgb.shape[0])]
     code_range = ColorRange.JPEG if colour.full_range else ColorRange.MPEG
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24")
     return to_picture(_reformat(frame, "yuv420p", matrix, matrix, ColorRange.JPEG, code_range))

@@ -25,7 +25,7 @@ from torch import nn
 
 from .container import ModelId
 from .context import CHANNELS, ContextModel
-from .latents import choose_device
+from .latents import choose_device, has_bfloat16
 from .motion import BLOCK, compensate
 from .picture import Colour, Picture
 from .settings import DEFAULT_MODEL
@@ -176,7 +176,7 @@ class EmbeddedModel:
         self.description = {"channels": CHANNELS, "block": BLOCK}
         self._device = device
         self._transform = transform.eval().to(device, memory_format=torch.channels_last)
-        transform.analysis.light = transform.synthesis.light = device == "cpu" and _has_bfloat16()
+        transform.analysis.light = transform.synthesis.light = device == "cpu" and has_bfloat16()
 
     def source(self, picture: Picture) -> Planes:
         rows, columns = -(-picture.height // BLOCK), -(-picture.width // BLOCK)
@@ -223,11 +223,6 @@ class EmbeddedModel:
     def _patches(self, planes: Planes) -> torch.Tensor:
         y, u, v = (torch.from_numpy(plane).to(self._device)[None] for plane in planes)
         return to_patches(y, u, v).to(torch.float32, memory_format=torch.channels_last)
-
-
-def _has_bfloat16() -> bool:
-    """Does this CPU multiply bfloat16 in hardware? Elsewhere float32 is faster."""
-    return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
 
 
 def _pad(plane: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -157,7 +157,7 @@ def _to_json(header: Header) -> dict[str, Any]:
         "base": header.base,
         "coder": header.coder,
         "model": asdict(header.model),
-        **({} if header.latent is None else {"latent": header.latent}),
+        "latent": header.latent,
         "settings": header.settings or None,
     }
     return {key: value for key, value in top.items() if value is not None}

@@ -76,3 +76,10 @@ def choose_device(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError("device cuda was asked for, but torch sees none")
     return device
+
+
+def has_bfloat16() -> bool:
+    """Does this CPU multiply bfloat16 in hardware? Elsewhere float32 is faster."""
+    import torch
+
+    return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))

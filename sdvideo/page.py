@@ -27,7 +27,7 @@ import av
 import cv2
 import numpy as np
 
-from .colour import apply_tags, to_frame, to_rgb
+from .colour import apply_tags, to_frame, to_rgb, usual_matrix
 from .picture import Colour, Picture
 from .stability import flicker_map, source_motion
 
@@ -162,7 +162,7 @@ def _even(side: float) -> int:
 
 def _playback_colour(picture: Picture, colour: Colour) -> Colour:
     """With the matrix named: what unspecified means goes by the source's height, which the playback may not have."""
-    return Colour(colour.full_range, colour.matrix if colour.matrix != 2 else 1 if picture.height >= 720 else 6)
+    return Colour(colour.full_range, colour.matrix if colour.matrix != 2 else usual_matrix(picture.height))
 
 
 def _beside(pair: Pair, size: tuple[int, int]) -> Picture:

@@ -35,7 +35,7 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -225,7 +225,7 @@ def _compare(before: Footage, after: Footage, align: bool, progress) -> Report:
             )
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
-            for part, value in zip(parts, _UNKNOWN if temporal is None else temporal.values()):
+            for part, value in zip(parts, _UNKNOWN if temporal is None else astuple(temporal)):
                 part.append(value)
             if scorer is not None:
                 scorer.add(*now)

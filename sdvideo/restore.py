@@ -163,13 +163,13 @@ class Restorer:
     """Paints full-size pictures from decoded base pictures, frame after frame. Not thread-safe."""
 
     def __init__(self, device: str = "auto"):
-        from .latents import choose_device
+        from .latents import choose_device, has_bfloat16
 
         network = Restoration()
         network.load_state_dict({name: value.float() for name, value in safetensors.torch.load_file(RESTORER).items()})
         self._device = choose_device(device)
         # Where bfloat16 is not multiplied in hardware, float32 is faster.
-        light = self._device == "cuda" or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+        light = self._device == "cuda" or has_bfloat16()
         kind = torch.bfloat16 if light else torch.float32
         self._network = network.eval().to(self._device, kind, memory_format=torch.channels_last)
         self._tracer = Tracer()

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import cv2
 import numpy as np
@@ -85,18 +85,6 @@ class Flicker:
     pump: float
     coverage: float
 
-    def values(self) -> tuple[float, ...]:
-        """All fields, in order."""
-        return (
-            self.change,
-            self.error,
-            self.carried,
-            self.warp_source,
-            self.warp_coded,
-            self.pump,
-            self.coverage,
-        )
-
     @property
     def mcf(self) -> float:
         """dB, at most 100."""
@@ -145,7 +133,7 @@ def flicker_map(
 
 def whole(flickers: Iterable[Flicker]) -> Flicker:
     """The means over all frames, from which the measures of a clip follow. Raises ValueError if there are none."""
-    rows = [found.values() for found in flickers]
+    rows = [astuple(found) for found in flickers]
     if not rows:
         raise ValueError("no frames to take means of")
     return Flicker(*np.mean(rows, axis=0).tolist())
