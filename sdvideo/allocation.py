@@ -2,7 +2,7 @@
 
 One number, the level, moves everything: it is the CRF of a base at full size. A smaller base has a lower CRF at the
 same level, so that one more bit buys as much at every scale, and the scale is the one that costs least in squared
-error + SLOPE(level) * bits.
+error + SLOPE(level) * bits when the group is coded in a hurry.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .base import HIGHEST_CRF, LOWEST_CRF, SCALES, Base, BaseDecoder, encode_base, pack_step, unpack_step
+from .base import EFFORT, HIGHEST_CRF, LOWEST_CRF, PROBE, SCALES, Base, BaseDecoder, encode_base, pack_step, unpack_step
 from .picture import Frame, Picture
 from .scaling import scaled
 
@@ -29,7 +29,7 @@ _BELOW = {SCALES[0]: 0, SCALES[1]: 6, SCALES[2]: 11}
 # Squared error of luma a bit per pixel is worth, at levels.
 _SLOPES = ((34, 65), (42, 150), (50, 350), (58, 1200), (65, 3200), (71, 8000), (80, 32000))
 # What restoring leaves of the squared error that Lanczos would have: a mean over CRF 40 and 55 on held-back shots.
-_LEFT = {SCALES[0]: 0.98, SCALES[1]: 0.91, SCALES[2]: 0.87}
+_LEFT = {SCALES[0]: 0.96, SCALES[1]: 0.87, SCALES[2]: 0.83}
 
 
 def level_of(quality: float) -> float:
@@ -38,10 +38,11 @@ def level_of(quality: float) -> float:
 
 
 def best_base(pictures: Sequence[Picture], level: float, preset: str) -> Base:
-    """One closed group at the scale that suits it. level: FINEST to COARSEST."""
+    """One closed group at the scale that suits it. level: FINEST to COARSEST; preset: one of EFFORT."""
     tries = [(scale, round(4 * (level - _BELOW[scale])) / 4) for scale in SCALES]
-    bases = [encode_base(pictures, s, crf, preset) for s, crf in tries if LOWEST_CRF <= crf <= HIGHEST_CRF]
-    return min(bases, key=lambda base: _cost(pictures, base, level))
+    probes = [encode_base(pictures, s, crf, PROBE) for s, crf in tries if LOWEST_CRF <= crf <= HIGHEST_CRF]
+    best = min(probes, key=lambda base: _cost(pictures, base, level))
+    return encode_base(pictures, best.scale, best.crf, EFFORT[preset])
 
 
 def _cost(pictures: Sequence[Picture], base: Base, level: float) -> float:

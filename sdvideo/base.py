@@ -1,15 +1,16 @@
 """The AV1 base: a small picture of every frame, carried by SVT-AV1 and brought back by dav1d, both through FFmpeg.
 
 Each group is one closed AV1 sequence: a key frame, then frames that refer to nothing outside it. The data of a frame
-is the temporal unit that shows it, in the low-overhead format of the AV1 specification (section 5.2); the step byte
-of the frame table is `pack_step` of the group's CRF and scale. A base picture is 8-bit 4:2:0, of `base_size`. AV1
+is `pack_unit` of the temporal unit that shows it: its OBUs in the low-overhead format of the AV1 specification (section
+5.2), without the temporal delimiter, the last one without its size. The step byte of the frame table is `pack_step` of
+the group's CRF and scale. A base picture is 8-bit 4:2:0, of `base_size`. AV1
 decodes to the same integers on every machine; what is made of them at full size is `restore.py`'s.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -18,17 +19,23 @@ from av.video.frame import PictureType
 
 from .colour import planes_of, to_frame
 from .errors import DamagedError, SinkError
-from .group import KEY, PREDICTED, CodedFrame
+from .group import KEY, PREDICTED, CodedFrame, put_varint, take_varint
 from .picture import Colour, Frame, Picture
 from .scaling import scaled
 
 SCALES = (Fraction(1), Fraction(2, 3), Fraction(1, 2))  # of both sides
 LOWEST_CRF, HIGHEST_CRF = 1.0, 70.0
-EFFORT = {"fast": 8, "balanced": 6, "best": 4}  # SVT-AV1's own presets
+EFFORT = {"fast": 6, "balanced": 4, "best": 2}  # SVT-AV1's own presets
+PROBE = 10  # and the one to find out with how groups behave
+DELIMITER = b"\x12\x00"  # the OBU that begins a temporal unit
 
 _STEPS = 80  # values of the step byte for each scale
 _LEAST_SIDE = 64  # pixels that SVT-AV1 needs; smaller pictures are scaled up to it
 _RATE = 25  # of the AV1 streams, whose times nobody reads
+# Key frames only where groups begin. Quality that differs less between the layers of a mini-GOP flickers less (8 % less
+# flicker at equal bits on 14 training shots), and costs nothing.
+_SVT = "keyint=-1:scd=0:qp-scale-compress-strength=2"
+_HAS_EXTENSION, _HAS_SIZE = 4, 2
 
 
 def base_size(width: int, height: int, scale: Fraction) -> tuple[int, int]:
@@ -49,9 +56,44 @@ def unpack_step(step: int) -> tuple[int, Fraction]:
     return crf, SCALES[place]
 
 
+def pack_unit(unit: bytes) -> bytes:
+    """A temporal unit of AV1 without what the frame table says as well: at the lowest rates 4 bytes a frame matter."""
+    *others, (head, last) = _obus(unit.removeprefix(DELIMITER))
+    return b"".join([*(_sized(*obu) for obu in others), bytes([head[0] & ~_HAS_SIZE]), head[1:], last])
+
+
+def unpack_unit(data: bytes) -> bytes:
+    """A temporal unit as decoders and files want it, the inverse of `pack_unit` but for the delimiter.
+
+    Raises DamagedError where the data is not a row of OBUs.
+    """
+    return b"".join(_sized(*obu) for obu in _obus(data))
+
+
+def _obus(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Header (one or two bytes) and payload of each OBU; one without a size goes on to the end."""
+    at = 0
+    while at < len(data):
+        first = at + (2 if data[at] & _HAS_EXTENSION else 1)
+        head, at, end = data[at:first], first, len(data)
+        if head[0] & _HAS_SIZE:
+            size, at = take_varint(data, first)
+            end = at + size
+        if not first <= end <= len(data):
+            raise DamagedError("its AV1 data is cut off")
+        yield head, data[at:end]
+        at = end
+
+
+def _sized(head: bytes, payload: bytes) -> bytes:
+    out = bytearray([head[0] | _HAS_SIZE, *head[1:]])
+    put_varint(out, len(payload))
+    return bytes(out + payload)
+
+
 @dataclass(frozen=True, slots=True)
 class Base:
-    """One closed group as AV1. crf: in quarters; units: the temporal unit of each picture."""
+    """One closed group as AV1. crf: in quarters; units: the data of each picture, see `pack_unit`."""
 
     scale: Fraction
     crf: float
@@ -71,15 +113,14 @@ class Base:
         )
 
 
-def encode_base(pictures: Sequence[Picture], scale: Fraction, crf: float, preset: str) -> Base:
-    """Code one closed group. crf: LOWEST_CRF to HIGHEST_CRF, in quarters; preset: one of EFFORT."""
+def encode_base(pictures: Sequence[Picture], scale: Fraction, crf: float, effort: int) -> Base:
+    """Code one closed group. crf: LOWEST_CRF to HIGHEST_CRF, in quarters; effort: a preset of SVT-AV1."""
     width, height = base_size(pictures[0].width, pictures[0].height, scale)
     os.environ.setdefault("SVT_LOG", "0")  # what goes wrong is raised; it would talk of all else
     encoder = av.CodecContext.create("libsvtav1", "w")
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
     encoder.time_base, encoder.framerate = Fraction(1, _RATE), Fraction(_RATE)
-    # Key frames only where groups begin.
-    encoder.options = {"preset": str(EFFORT[preset]), "svtav1-params": f"crf={crf:g}:keyint=-1:scd=0"}
+    encoder.options = {"preset": str(effort), "svtav1-params": f"crf={crf:g}:{_SVT}"}
     units: dict[int, bytes] = {}
     for number, picture in enumerate([*pictures, None]):
         frame = None
@@ -87,7 +128,7 @@ def encode_base(pictures: Sequence[Picture], scale: Fraction, crf: float, preset
             frame = to_frame(scaled(picture, width, height), Colour())
             frame.pts, frame.time_base = number, encoder.time_base
             frame.pict_type = PictureType.NONE if number else PictureType.I
-        units |= {packet.pts: bytes(packet) for packet in encoder.encode(frame)}
+        units |= {packet.pts: pack_unit(bytes(packet)) for packet in encoder.encode(frame)}
     if sorted(units) != list(range(len(pictures))):
         raise SinkError(f"SVT-AV1 gave {len(units)} packets for {len(pictures)} pictures")
     return Base(scale, crf, tuple(units[number] for number in range(len(pictures))))
@@ -111,7 +152,7 @@ class BaseDecoder:
         if self._decoder is None:
             raise DamagedError("a group does not begin with a key frame")
         try:
-            frames = self._decoder.decode(av.Packet(coded.data)) if coded.data else []
+            frames = self._decoder.decode(av.Packet(unpack_unit(coded.data))) if coded.data else []
         except (av.FFmpegError, ValueError) as error:
             raise DamagedError("its AV1 data does not decode") from error
         if len(frames) != 1:

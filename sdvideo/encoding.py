@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -204,7 +204,10 @@ def default_output(source: str | os.PathLike) -> Path:
 
 
 def _header(video: Source, way: _LatentWay | _BaseWay, settings: EncodeSettings) -> Header:
-    kept = {name: value for name, value in asdict(settings).items() if name != "device" and value is not None}
+    # On a short clip every byte shows: what has its default value, or stands elsewhere in the header, is left out.
+    usual = {"device": settings.device, "base": settings.base}
+    usual = {one.name: usual.get(one.name, one.default) for one in fields(settings)}
+    kept = {name: value for name, value in asdict(settings).items() if value != usual[name]}
     return Header(
         info=video.info,
         model=way.model,

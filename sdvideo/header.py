@@ -28,13 +28,14 @@ and MUST reject a header that breaks a range below *before* they allocate anythi
     "metadata"  ={}: at most 1000 texts of up to 65536 characters, under keys of up to 256
     "base"      what the pictures start from: "none", latent deltas alone, or "av1", an AV1 base (see `base.py`).
                 A reader MUST reject others.
-    "coder"     identifier of the entropy coder, 1 to 64 characters, see `entropy.py`. A decoder MUST know it.
+    "coder"     ="av1" with base "av1": identifier of the entropy coder, 1 to 64 characters, see `entropy.py`. A
+                decoder MUST know it.
     "model"     {"name": 1 to 1024 characters, "revision": up to 256 ="", "sha256": 64 lower-case hex digits}:
                 the latent model, or the network that restores an AV1 base. A decoder MUST NOT use weights with
                 another hash.
     "latent"    =null with base "av1", else {"channels": 1 to 65536, "block": 1 to 1024, ...}: the latent's channels,
                 and how many pixels one latent sample covers in each direction; the other keys are the model's own
-    "settings"  ={}: an object, how the file was made, for the record
+    "settings"  ={}: an object, how the file was made where that was not the default, for the record
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def unpack_header(text: bytes) -> Header:
         info=info,
         model=_model(_object(top, "model")),
         base=base,
-        coder=_text(top.get("coder"), "coder", 64, least=1),
+        coder=_text(top.get("coder", "av1" if base == "av1" else None), "coder", 64, least=1),
         latent=None if base == "av1" else _latent(_object(top, "latent")),
         settings=_object(top, "settings", {}),
         blobs=blobs,
@@ -155,7 +156,7 @@ def _to_json(header: Header) -> dict[str, Any]:
         "chapters": chapters or None,
         "metadata": info.metadata or None,
         "base": header.base,
-        "coder": header.coder,
+        "coder": None if header.base == header.coder == "av1" else header.coder,
         "model": asdict(header.model),
         "latent": header.latent,
         "settings": header.settings or None,

@@ -17,6 +17,7 @@ import numpy as np
 from av.codec.context import Flags
 
 from sdvideo import colour
+from sdvideo.base import DELIMITER, unpack_unit
 from sdvideo.errors import SinkError
 from sdvideo.group import KEY, CodedFrame
 from sdvideo.picture import Frame, Picture, StreamInfo
@@ -342,7 +343,7 @@ class CopySink(_MuxedSink):
         pass  # sizes are AV1's own affair
 
     def _write(self, frame: CodedFrame) -> None:
-        packet = av.Packet(frame.data)
+        packet = av.Packet(unpack_unit(frame.data))
         packet.time_base, packet.stream = self._time_base, self._stream
         packet.pts = packet.dts = self._ticks(frame.pts)
         packet.duration = max(1, self._ticks(self._duration(frame)))
@@ -350,7 +351,8 @@ class CopySink(_MuxedSink):
         self._mux_video([packet])
 
     def _add_video(self) -> av.VideoStream:
-        with av.open(BytesIO(self._first), format="obu") as sequence:
+        # FFmpeg finds out what a bare AV1 stream holds by the delimiter before its first unit.
+        with av.open(BytesIO(DELIMITER + unpack_unit(self._first)), format="obu") as sequence:
             # opaque: the codec's parameters as they are, for PyAV knows no encoder of the decoder's name.
             stream = self._container.add_stream_from_template(sequence.streams.video[0], opaque=True)
         stream.time_base = self._time_base

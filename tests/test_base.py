@@ -17,7 +17,7 @@ from conftest import Clip, Clips
 
 import sdvideo
 from sdvideo.allocation import best_base, level_of
-from sdvideo.base import SCALES, BaseDecoder, base_size, encode_base, pack_step, unpack_step
+from sdvideo.base import SCALES, BaseDecoder, base_size, encode_base, pack_step, pack_unit, unpack_step, unpack_unit
 from sdvideo.colour import planes_of
 from sdvideo.container import KEY, Reader
 from sdvideo.demux import open_source
@@ -56,13 +56,24 @@ def test_step_bytes_name_crf_and_scale():
         unpack_step(255)
 
 
+def test_units_are_kept_without_what_the_frame_table_says():
+    delimiter, sequence, frame = b"\x12\x00", b"\x0a\x03abc", b"\x32\x02xy"
+    kept = pack_unit(delimiter + sequence + frame)
+    assert kept == b"\x0a\x03abc\x30xy"
+    assert unpack_unit(kept) == sequence + frame == unpack_unit(sequence + frame)
+    assert pack_unit(b"\x1a\x01\xf8") == b"\x18\xf8"
+    for cut in (b"\x0a\x04abc", b"\x0a", b"\x0a\xff"):
+        with pytest.raises(DamagedError):
+            unpack_unit(cut)
+
+
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("size", [(96, 64), (97, 65), (15, 40)])
 def test_a_group_decodes_to_as_many_pictures_of_its_size(scale, size):
     rng = np.random.default_rng(0)
     half = (size[1] + 1) // 2, (size[0] + 1) // 2
     pictures = [Picture(*(rng.integers(0, 256, s, np.uint8) for s in (size[::-1], half, half))) for _ in range(5)]
-    base = encode_base(pictures, scale, 40, "fast")
+    base = encode_base(pictures, scale, 40, 8)
     frames = [sdvideo.Frame(number, 1, picture) for number, picture in enumerate(pictures)]
     decoder = BaseDecoder(*size)
     shown = [decoder.decode(coded) for coded in base.coded(frames)]
@@ -165,7 +176,7 @@ def test_packets_that_are_no_av1_are_damage(clips: Clips, tmp_path):
     with pytest.raises(DamagedError):
         BaseDecoder(96, 64).decode(frames[1])
     larger = encode_base(
-        [Picture(*(np.zeros(s, np.uint8) for s in ((640, 640), (320, 320), (320, 320))))], SCALES[0], 40, "fast"
+        [Picture(*(np.zeros(s, np.uint8) for s in ((640, 640), (320, 320), (320, 320))))], SCALES[0], 40, 8
     )
     with pytest.raises(DamagedError):
         decoder.decode(replace(frames[0], data=larger.units[0]))
