@@ -34,7 +34,7 @@ from .picture import Frame, Picture, StreamInfo
 if TYPE_CHECKING:  # torch takes seconds
     from .latents import LatentModel
     from .loop import FrameDecoder
-    from .restore import Restorer
+    from .restore import Restorer, Traced
     from .symbols import FrameSymbols
 
 
@@ -42,19 +42,18 @@ class BaseFrameDecoder:
     """The same two steps for a file with an AV1 base, whose integers are the base's pictures."""
 
     def __init__(self, restorer: Restorer, height: int, width: int):
-        self._restorer, self._decoder = restorer, BaseDecoder(width, height)
-        self._height, self._width = height, width
+        from .restore import Canvas  # with torch, which takes seconds
 
-    def parse(self, coded: CodedFrame) -> Picture:
-        """The base picture of the next frame. Raises DamagedError where its data does not decode."""
-        return self._decoder.decode(coded)
+        self._decoder, self._canvas = BaseDecoder(width, height), Canvas(restorer, width, height)
 
-    def reconstruct(self, coded: CodedFrame, base: Picture) -> Frame:
+    def parse(self, coded: CodedFrame) -> Traced:
+        """The base picture of the next frame, made ready. Raises DamagedError where its data does not decode to one."""
+        return self._canvas.trace(self._decoder.decode(coded), coded.kind == KEY)
+
+    def reconstruct(self, coded: CodedFrame, traced: Traced) -> Frame:
         """The picture of the next frame, given its base."""
-        if coded.kind == KEY:
-            self._restorer.begin()
         crf, _ = unpack_step(coded.step)
-        return Frame(coded.pts, coded.duration, self._restorer.restore(base, self._width, self._height, crf))
+        return Frame(coded.pts, coded.duration, self._canvas.paint(traced, crf))
 
 
 AnyDecoder: TypeAlias = "FrameDecoder | BaseFrameDecoder"
@@ -86,7 +85,7 @@ class VideoReader:
         self._model: LatentModel | Restorer | None = None
         self._lock = threading.Lock()  # iterating reads groups in a thread of its own
         self._group, self._frames, self._next = -1, (), 0
-        self._symbols: FrameSymbols | Picture | None = None
+        self._symbols: FrameSymbols | Traced | None = None
         self._starts = np.array([entry.first for entry in self._reader.groups], np.int64)
 
     @property
@@ -130,19 +129,19 @@ class VideoReader:
 
     def symbols(self) -> FrameSymbols | Picture | None:
         """The decoded integers of the frame that came last: latent and motion, or the picture of the AV1 base."""
-        return self._symbols
+        return self._symbols.base if self.base == "av1" and self._symbols else self._symbols
 
     def coded_frames(self) -> Iterator[CodedFrame]:
         """All frames as they are in the file."""
         for group in range(len(self._reader.groups)):
             yield from self._read(group)
 
-    def _parsed_frames(self, decoder: AnyDecoder) -> Iterator[tuple[CodedFrame, FrameSymbols | Picture]]:
+    def _parsed_frames(self, decoder: AnyDecoder) -> Iterator[tuple[CodedFrame, FrameSymbols | Traced]]:
         for group in range(len(self._reader.groups)):
             for place, coded in enumerate(self._read(group)):
                 yield coded, self._parse(decoder, coded, group, place)
 
-    def _parse(self, decoder: AnyDecoder, coded: CodedFrame, group: int, place: int) -> FrameSymbols | Picture:
+    def _parse(self, decoder: AnyDecoder, coded: CodedFrame, group: int, place: int) -> FrameSymbols | Traced:
         try:
             return decoder.parse(coded)
         except DamagedError as error:

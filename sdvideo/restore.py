@@ -159,8 +159,54 @@ class _Planes(NamedTuple):
     uv: np.ndarray
 
 
+class Traced(NamedTuple):
+    """A base picture, made ready. base: as decoded; up: enlarged and padded.
+
+    flow: float32 [H/2, W/2, 2], towards the picture before; None where there is none. doubt: uint8 [H/2, W/2].
+    """
+
+    base: Picture
+    up: _Planes
+    flow: np.ndarray | None
+    doubt: np.ndarray
+
+
+class Canvas:
+    """The pictures of one video, frame after frame, in two steps that may run in two threads.
+
+    trace needs no painted picture and paint nothing of the base's past, so one may be some frames ahead of the other.
+    width, height: of the painted pictures.
+    """
+
+    def __init__(self, restorer: Restorer, width: int, height: int):
+        self._restorer, self._width, self._height = restorer, width, height
+        self._tracer = Tracer()
+        self._half: np.ndarray | None = None
+        self._shown: _Planes | None = None
+
+    def trace(self, base: Picture, first: bool) -> Traced:
+        """The next base picture, enlarged and compared with the one before. first: of its group."""
+        from .scaling import scaled  # here, because training needs no PyAV
+
+        up = _padded(scaled(base, self._width, self._height))
+        before, self._half = self._half, halved(up.y)
+        if first or before is None:
+            return Traced(base, up, None, np.full_like(self._half, NO_TRUST))
+        return Traced(base, up, *self._tracer.trace(before, self._half))
+
+    def paint(self, traced: Traced, crf: int) -> Picture:
+        """The next picture. crf: with which the base was coded, 20..63."""
+        carried = traced.up if traced.flow is None else _carry(self._shown, traced.flow)
+        scale = math.sqrt(traced.base.width * traced.base.height / (self._width * self._height))
+        shown = self._restorer.paint(traced.up, carried, traced.doubt, setting_of(crf, scale))
+        self._shown = shown
+        h, w = (self._height + 1) // 2, (self._width + 1) // 2
+        u, v = (np.ascontiguousarray(shown.uv[:h, :w, i]) for i in (0, 1))
+        return Picture(np.ascontiguousarray(shown.y[: self._height, : self._width]), u, v)
+
+
 class Restorer:
-    """Paints full-size pictures from decoded base pictures, frame after frame. Not thread-safe."""
+    """The shipped network, loaded."""
 
     def __init__(self, device: str = "auto"):
         from .latents import choose_device, has_bfloat16
@@ -172,33 +218,10 @@ class Restorer:
         light = self._device == "cuda" or has_bfloat16()
         kind = torch.bfloat16 if light else torch.float32
         self._network = network.eval().to(self._device, kind, memory_format=torch.channels_last)
-        self._tracer = Tracer()
-        self.begin()
-
-    def begin(self) -> None:
-        """A new group: forget the previous output."""
-        self._shown: _Planes | None = None
-        self._half: np.ndarray | None = None
-
-    def restore(self, base: Picture, width: int, height: int, crf: int) -> Picture:
-        """The next picture, painted at width x height; crf: with which the base was coded, 20..63."""
-        from .scaling import scaled  # here, because training needs no PyAV
-
-        up = _padded(scaled(base, width, height))
-        half = halved(up.y)
-        if self._shown is None or self._shown.y.shape != up.y.shape:
-            carried, doubt = up, np.full_like(half, NO_TRUST)
-        else:
-            flow, doubt = self._tracer.trace(self._half, half)
-            carried = _carry(self._shown, flow)
-        scale = math.sqrt(base.width * base.height / (width * height))
-        self._half, self._shown = half, self._paint(up, carried, doubt, setting_of(crf, scale))
-        h, w = (height + 1) // 2, (width + 1) // 2
-        u, v = (np.ascontiguousarray(self._shown.uv[:h, :w, i]) for i in (0, 1))
-        return Picture(np.ascontiguousarray(self._shown.y[:height, :width]), u, v)
 
     @torch.inference_mode()
-    def _paint(self, up: _Planes, carried: _Planes, doubt: np.ndarray, setting: tuple[float, float]) -> _Planes:
+    def paint(self, up: _Planes, carried: _Planes, doubt: np.ndarray, setting: tuple[float, float]) -> _Planes:
+        """One picture, see Restoration."""
         told = torch.tensor([setting], device=self._device)
         squares = F.pixel_unshuffle(torch.from_numpy(doubt).to(self._device)[None, None], 2).float()
         patches = self._network(self._patches(up), self._patches(carried), squares, told)
