@@ -94,15 +94,18 @@ class Restoration(nn.Module):
     def forward(
         self, up: torch.Tensor, carried: torch.Tensor, doubt: torch.Tensor, setting: torch.Tensor
     ) -> torch.Tensor:
-        """up, carried: float32 patches 0..255. doubt: float32 [B, 4, H/4, W/4], 0..255, the 2x2 values of each square.
+        """up, carried: patches, 0..255. doubt: [B, 4, H/4, W/4], 0..255, the 2x2 values of each square.
 
-        setting: float32 [B, 2], see setting_of.
+        All of them uint8 or all float32. setting: float32 [B, 2], see setting_of.
         """
         kind = self.enter.weight.dtype
-        x = self.enter((torch.cat([up - 128, carried - up, doubt], 1) * (1 / 64)).to(kind))
+        seen = up.to(kind)  # whole numbers up to 256 are exact in bfloat16, too, and so are differences of bytes
+        apart = carried.to(kind) - seen
+        x = self.enter(torch.cat([seen - 128, apart, doubt.to(kind)], 1) * (1 / 64))
         x = x + self.setting(setting.to(kind))[:, :, None, None]
-        change, blend = self.leave(self.blocks(x)).float().split(PATCH, 1)
-        return up + 8 * change + blend.sigmoid() * (carried - up)
+        change, blend = self.leave(self.blocks(x)).split(PATCH, 1)
+        changed = torch.add(up.float(), change.float(), alpha=8)
+        return torch.addcmul(changed, blend.float().sigmoid(), apart.float())
 
     def macs(self) -> float:
         """Multiplications per full-size pixel."""
@@ -223,17 +226,17 @@ class Restorer:
     def paint(self, up: _Planes, carried: _Planes, doubt: np.ndarray, setting: tuple[float, float]) -> _Planes:
         """One picture, see Restoration."""
         told = torch.tensor([setting], device=self._device)
-        squares = F.pixel_unshuffle(torch.from_numpy(doubt).to(self._device)[None, None], 2).float()
+        squares = F.pixel_unshuffle(torch.from_numpy(doubt).to(self._device)[None, None], 2)
         patches = self._network(self._patches(up), self._patches(carried), squares, told)
         shown = patches[0].permute(1, 2, 0).round_().clamp_(0, 255).to(torch.uint8)
         y, uv = (part.contiguous().cpu().numpy() for part in (shown[..., :16], shown[..., _UNSORTED]))
         return _Planes(_unfolded(y, 4), _unfolded(uv, 2).reshape(len(up.uv), -1, 2))
 
     def _patches(self, planes: _Planes) -> torch.Tensor:
-        """What to_patches gives, with the channels of a square side by side in memory: [1, 24, H/4, W/4]."""
+        """What to_patches gives, with the channels of a square side by side in memory: uint8 [1, 24, H/4, W/4]."""
         y, uv = _folded(planes.y, 4), _folded(planes.uv.reshape(len(planes.uv), -1), 2)
         patches = torch.from_numpy(np.concatenate([y, uv[..., _SORTED]], -1)).to(self._device)
-        return patches.permute(2, 0, 1)[None].float()
+        return patches.permute(2, 0, 1)[None]
 
 
 def _folded(rows: np.ndarray, height: int) -> np.ndarray:

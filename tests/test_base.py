@@ -152,6 +152,14 @@ def test_a_frame_by_number_does_not_disturb_those_in_order(walk):
     assert all(np.array_equal(a, b) for a, b in zip(alone, beside))
 
 
+def test_a_header_says_only_what_is_not_usual(walk):
+    with Reader(walk) as reader:
+        assert reader.header.settings == {"quality": 40.0, "keyint": 32, "preset": "fast"}
+        assert reader.header.coder == "av1"
+    start = walk.read_bytes()[16:600]
+    assert b'"model":{"name":"restore"' in start and b'"coder"' not in start
+
+
 def test_encoding_is_deterministic(walk, tmp_path):
     again = encode(SAMPLE, tmp_path / "again.sdv", keyint=32, quality=40)
     assert again.read_bytes() == walk.read_bytes()
