@@ -389,7 +389,7 @@ def _put_facts(facts: dict) -> None:
 def verify(
     file: File, device: Device = "auto", json: Json = False, quiet: Quiet = False, verbose: Verbose = False
 ) -> None:
-    """Check every byte of an .sdv file, and decode every frame; exit with 3 if anything is wrong."""
+    """Check every byte of an .sdv file, and parse every frame; exit with 3 if anything is wrong."""
     from . import decoding
 
     found = decoding.verify(file, device=device)

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -57,6 +57,7 @@ class BaseFrameDecoder:
 
 
 AnyDecoder: TypeAlias = "FrameDecoder | BaseFrameDecoder"
+Parsed = TypeVar("Parsed")
 
 
 class VideoReader:
@@ -116,7 +117,7 @@ class VideoReader:
             self._enter(group)
         while self._next <= place:
             coded = self._frames[self._next]
-            self._symbols = self._parse(self._decoder, coded, group, self._next)
+            self._symbols = self._parse(self._decoder.parse, coded, group, self._next)
             frame = self._decoder.reconstruct(coded, self._symbols)
             self._next += 1
         return frame
@@ -136,14 +137,24 @@ class VideoReader:
         for group in range(len(self._reader.groups)):
             yield from self._read(group)
 
+    def check(self) -> None:
+        """Decode the integers of every frame, and make no pictures of them. Raises DamagedError where one does not."""
+        if self.base == "av1":
+            parse = BaseDecoder(self.info.width, self.info.height).decode
+        else:
+            parse = self._new_decoder().parse
+        for group in range(len(self._reader.groups)):
+            for place, coded in enumerate(self._read(group)):
+                self._parse(parse, coded, group, place)
+
     def _parsed_frames(self, decoder: AnyDecoder) -> Iterator[tuple[CodedFrame, FrameSymbols | Traced]]:
         for group in range(len(self._reader.groups)):
             for place, coded in enumerate(self._read(group)):
-                yield coded, self._parse(decoder, coded, group, place)
+                yield coded, self._parse(decoder.parse, coded, group, place)
 
-    def _parse(self, decoder: AnyDecoder, coded: CodedFrame, group: int, place: int) -> FrameSymbols | Traced:
+    def _parse(self, parse: Callable[[CodedFrame], Parsed], coded: CodedFrame, group: int, place: int) -> Parsed:
         try:
-            return decoder.parse(coded)
+            return parse(coded)
         except DamagedError as error:
             number = self._reader.groups[group].first + place
             raise DamagedError(f"{self._reader.path}: group {group}, frame {number}: {error}") from error
@@ -295,13 +306,12 @@ def preview(
 
 
 def verify(path: str | os.PathLike, *, device: str = "auto") -> list[Damage]:
-    """Check a whole file: every checksum, then every frame by decoding it. Returns what is wrong, [] if nothing."""
+    """Check a whole file: every checksum, then the integers of every frame. Returns what is wrong, [] if nothing."""
     damage = verify_chunks(path)
     if not damage:
         with VideoReader(path, device=device) as video:
             try:
-                for _ in video:
-                    pass
+                video.check()
             except DamagedError as error:
                 damage.append(Damage(0, str(error)))
     return damage
