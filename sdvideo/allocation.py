@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from .scaling import scaled
 FINEST, COARSEST = 20.0, 80.0
 
 _TRIES, _CLOSE, _FEWEST = 5, 0.01, 64.0
+_NEAR = 4.0  # levels between which the scale of a group is taken to stay
 # What natural video takes about: bits per pixel at level 50, and log(bits) per level.
 _USUAL, _DECAY = 0.035, 0.065
 
@@ -38,12 +40,18 @@ def level_of(quality: float) -> float:
     return 76 - 0.56 * quality
 
 
-def best_base(pictures: Sequence[Picture], level: float, preset: str) -> Base:
-    """One closed group at the scale that suits it. level: FINEST to COARSEST; preset: one of EFFORT."""
-    tries = [(scale, round(4 * (level - _BELOW[scale])) / 4) for scale in SCALES]
-    probes = [encode_base(pictures, s, crf, PROBE) for s, crf in tries if LOWEST_CRF <= crf <= HIGHEST_CRF]
-    best = min(probes, key=lambda base: _cost(pictures, base, level))
-    return encode_base(pictures, best.scale, best.crf, EFFORT[preset])
+def best_base(pictures: Sequence[Picture], level: float, preset: str, scale: Fraction | None = None) -> Base:
+    """One closed group at the scale that suits it, or the one given. level: FINEST to COARSEST; preset: of EFFORT."""
+    if scale is None:
+        fitting = [scale for scale in SCALES if LOWEST_CRF <= _crf(level, scale) <= HIGHEST_CRF]
+        probes = [encode_base(pictures, scale, _crf(level, scale), PROBE) for scale in fitting]
+        scale = min(probes, key=lambda base: _cost(pictures, base, level)).scale
+    crf = min(max(_crf(level, scale), LOWEST_CRF), HIGHEST_CRF)
+    return encode_base(pictures, scale, crf, EFFORT[preset])
+
+
+def _crf(level: float, scale: Fraction) -> float:
+    return round(4 * (level - _BELOW[scale])) / 4
 
 
 def _cost(pictures: Sequence[Picture], base: Base, level: float) -> float:
@@ -66,11 +74,14 @@ def _level_of_step(step: int) -> float:
     return min(max(float(crf + _BELOW[scale]), FINEST), COARSEST)
 
 
+Encode = Callable[[float, "Fraction | None"], Base]
+
+
 class Allocation(Protocol):
     """Chooses the levels of groups."""
 
-    def code(self, frames: int, encode: Callable[[float], Base]) -> Base:
-        """Code the next group, of so many frames; encode does it at a level."""
+    def code(self, frames: int, encode: Encode) -> Base:
+        """Code the next group, of so many frames; encode does it at a level, and at a scale if one is given."""
 
 
 class OneLevel:
@@ -79,8 +90,8 @@ class OneLevel:
     def __init__(self, level: float):
         self._level = level
 
-    def code(self, frames: int, encode: Callable[[float], Base]) -> Base:
-        return encode(self._level)
+    def code(self, frames: int, encode: Encode) -> Base:
+        return encode(self._level, None)
 
 
 class TargetBits:
@@ -99,12 +110,13 @@ class TargetBits:
             usual = 50 - math.log(max(bits, _FEWEST) / max(1, frames) / pixels / _USUAL) / _DECAY
             self._level = min(max(usual, FINEST), COARSEST)
 
-    def code(self, frames: int, encode: Callable[[float], Base]) -> Base:
+    def code(self, frames: int, encode: Encode) -> Base:
         target = max(self._bits * frames / max(frames, self._frames), _FEWEST)
         tries: dict[float, Base] = {}
         level = self._level
         while len(tries) < _TRIES and level not in tries:
-            tries[level] = encode(level)
+            known = [base.scale for tried, base in tries.items() if abs(tried - level) <= _NEAR]
+            tries[level] = encode(level, known[-1] if known else None)
             if abs(tries[level].bits / target - 1) < _CLOSE:
                 break
             level = self._following(tries, target)

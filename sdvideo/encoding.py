@@ -138,7 +138,9 @@ class _BaseWay:
             allocation = TargetBits(left, total - store.frames, info.width * info.height, step)
         for shot in shots(frames, settings.keyint):
             pictures = [frame.picture for frame in shot]
-            base = allocation.code(len(shot), lambda level, shown=pictures: best_base(shown, level, settings.preset))
+            base = allocation.code(
+                len(shot), lambda level, scale, shown=pictures: best_base(shown, level, settings.preset, scale)
+            )
             progress(store.frames + len(shot), total, store.video_size + base.bits // 8, info.rate)
             yield Group(store.frames, base.coded(shot))
 
