@@ -20,10 +20,10 @@ from av.video.frame import PictureType
 from .colour import planes_of, to_frame
 from .errors import DamagedError, SinkError
 from .group import KEY, PREDICTED, CodedFrame, put_varint, take_varint
+from .header import SCALES
 from .picture import Colour, Frame, Picture
 from .scaling import scaled
 
-SCALES = (Fraction(1), Fraction(2, 3), Fraction(1, 2))  # of both sides
 LOWEST_CRF, HIGHEST_CRF = 1.0, 70.0
 EFFORT = {"fast": 6, "balanced": 4, "best": 2}  # SVT-AV1's own presets
 PROBE = 10  # and the one to find out with how groups behave

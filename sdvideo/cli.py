@@ -157,6 +157,15 @@ def encode(
             show_default=False,
         ),
     ] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="1|2/3|1/2",
+            help="Store pictures smaller, and enlarge them by a network when decoding. If not given: 1; with base av1 "
+            "what suits each group.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     keyint: Annotated[int, typer.Option(metavar="N", help="The most frames between key frames.")] = 64,
     resume: Annotated[
@@ -179,6 +188,7 @@ def encode(
         model=model,
         base=base,
         device=device,
+        scale=scale,
     )
     if output == "-":
         raise SettingError("an .sdv goes into a file, not to standard output; name it with -o")

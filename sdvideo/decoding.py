@@ -30,8 +30,10 @@ from .models import load_model, load_restorer
 from .mux import open_copy, open_sink
 from .output import check_output, whole_file
 from .picture import Frame, Picture, StreamInfo
+from .scaling import scaled_size
 
 if TYPE_CHECKING:  # torch takes seconds
+    from .enlarge import SmallFrameDecoder
     from .latents import LatentModel
     from .loop import FrameDecoder
     from .restore import Restorer, Traced
@@ -56,7 +58,7 @@ class BaseFrameDecoder:
         return Frame(coded.pts, coded.duration, self._canvas.paint(traced, crf))
 
 
-AnyDecoder: TypeAlias = "FrameDecoder | BaseFrameDecoder"
+AnyDecoder: TypeAlias = "FrameDecoder | BaseFrameDecoder | SmallFrameDecoder"
 Parsed = TypeVar("Parsed")
 
 
@@ -84,6 +86,7 @@ class VideoReader:
         self._reader = Reader(path, tolerant=tolerant)
         self._name, self._device = model, device
         self._model: LatentModel | Restorer | None = None
+        self._restorer: Restorer | None = None  # of small pictures
         self._lock = threading.Lock()  # iterating reads groups in a thread of its own
         self._group, self._frames, self._next = -1, (), 0
         self._symbols: FrameSymbols | Traced | None = None
@@ -179,7 +182,14 @@ class VideoReader:
             _check_fit(self._model, header)
         from .loop import FrameDecoder
 
-        return FrameDecoder(self._model, *size)
+        if header.scale == 1:
+            return FrameDecoder(self._model, *size)
+        from .enlarge import SmallFrameDecoder
+
+        if self._restorer is None:
+            self._restorer = load_restorer(device=self._device, expected=header.restorer)
+        width, height = scaled_size(self.info.width, self.info.height, header.scale)
+        return SmallFrameDecoder(FrameDecoder(self._model, height, width), self._restorer, *size)
 
     def close(self) -> None:
         self._reader.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,7 @@ from .models import load_model, restorer_id
 from .output import check_output, whole_file
 from .picture import Frame, StreamInfo
 from .rate import ConstantQuality, TargetSize
+from .scaling import scaled, scaled_size
 from .settings import EncodeSettings, step_index
 from .shots import shots
 
@@ -88,6 +89,8 @@ class _LatentWay:
         self.model, self.coder = self._model.id, self._model.coder.name
         sizes = {"channels": self._model.coder.channels, "block": self._model.block}
         self.latent = {**sizes, **self._model.description}
+        self.scale = Fraction(settings.scale or 1)
+        self.restorer = None if self.scale == 1 else restorer_id()
 
     def groups(
         self, frames: Iterable[Frame], store: _Store, bits: float | None, total: int | None, progress: Progress
@@ -96,16 +99,17 @@ class _LatentWay:
         from .loop import FrameEncoder  # with torch, which takes seconds and base av1 does without
 
         info, settings = self._info, self._settings
+        width, height = scaled_size(info.width, info.height, self.scale)
         if bits is None:
             rate = ConstantQuality(step_index(settings.quality))
         else:
-            rate = TargetSize(bits, total, settings.keyint, info.width * info.height)
+            rate = TargetSize(bits, total, settings.keyint, width * height)
         for frame in store.earlier:
             rate.spent(frame.kind == KEY, frame.step, len(frame.data))
-        encoder = FrameEncoder(self._model, info.height, info.width, rate, settings.keyint, settings.preset)
+        encoder = FrameEncoder(self._model, height, width, rate, settings.keyint, settings.preset)
         first, coded, size = store.frames, [], 0
         for frame in frames:
-            following = encoder.encode(frame)
+            following = encoder.encode(replace(frame, picture=scaled(frame.picture, width, height)))
             if following.kind == KEY and coded:
                 yield Group(first, tuple(coded))
                 first, coded, size = store.frames, [], 0
@@ -120,6 +124,7 @@ class _BaseWay:
     """Groups of AV1, at a scale that suits each."""
 
     coder, latent = "av1", None
+    scale, restorer = Fraction(1), None  # of the header: each group has a scale of its own
 
     def __init__(self, info: StreamInfo, settings: EncodeSettings):
         self._info, self._settings = info, settings
@@ -136,10 +141,11 @@ class _BaseWay:
             left = bits - sum(8 * len(frame.data) for frame in store.earlier)
             step = store.earlier[-1].step if store.earlier else None
             allocation = TargetBits(left, total - store.frames, info.width * info.height, step)
+        fixed = settings.scale and Fraction(settings.scale)
         for shot in shots(frames, settings.keyint):
             pictures = [frame.picture for frame in shot]
             base = allocation.code(
-                len(shot), lambda level, scale, shown=pictures: best_base(shown, level, settings.preset, scale)
+                len(shot), lambda level, scale, shown=pictures: best_base(shown, level, settings.preset, fixed or scale)
             )
             progress(store.frames + len(shot), total, store.video_size + base.bits // 8, info.rate)
             yield Group(store.frames, base.coded(shot))
@@ -219,6 +225,8 @@ def _header(video: Source, way: _LatentWay | _BaseWay, settings: EncodeSettings)
         settings=kept,
         blobs=video.track_forms,
         writer=f"sdvideo {__version__}",
+        scale=way.scale,
+        restorer=way.restorer,
     )
 
 

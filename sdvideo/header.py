@@ -35,6 +35,11 @@ and MUST reject a header that breaks a range below *before* they allocate anythi
                 another hash.
     "latent"    =null with base "av1", else {"channels": 1 to 65536, "block": 1 to 1024, ...}: the latent's channels,
                 and how many pixels one latent sample covers in each direction; the other keys are the model's own
+    "scale"     ratio =[1,1], with base "none" also [2,3] or [1,2]: of the coded pictures' sides to the video's. If it
+                is not 1, they are max(2, 2 * round(side * scale / 2)) wide and high, halves rounded to even, and
+                what is said of the latent and its frames is said of them.
+    "restorer"  =null: the network, as in "model", that paints coded pictures at full size; MUST be there if "scale" is
+                not 1.
     "settings"  ={}: an object, how the file was made where that was not the default, for the record
 """
 
@@ -58,6 +63,7 @@ MAX_METADATA = 1000
 MAX_TEXT = 65536
 MAX_DEPTH = 32
 BASES = ("none", "av1")
+SCALES = (Fraction(1), Fraction(2, 3), Fraction(1, 2))  # of both sides, at which pictures may be stored
 BLOB_FORMS = ("mp4", "matroska")
 
 _MAX_TIME = 2**60 - 1
@@ -79,7 +85,8 @@ class Header:
 
     base: what the pictures start from, one of BASES. coder: id of the entropy coder. latent: JSON object with
     "channels", "block" and what the model wants to remember, or None. settings: JSON object, for the record.
-    blobs: the form of each track file, "mp4" or "matroska". writer: who writes the file, for the record.
+    blobs: the form of each track file, "mp4" or "matroska". writer: who writes the file, for the record. scale: of the
+    coded pictures, one of SCALES, 1 with a base; restorer: the network that paints them at full size, if it is not 1.
     """
 
     info: StreamInfo
@@ -90,6 +97,8 @@ class Header:
     settings: dict[str, Any] = field(default_factory=dict)
     blobs: tuple[str, ...] = ()
     writer: str = "sdvideo"
+    scale: Fraction = Fraction(1)
+    restorer: ModelId | None = None
 
 
 def pack_header(header: Header) -> bytes:
@@ -122,15 +131,18 @@ def unpack_header(text: bytes) -> Header:
         metadata=_metadata(_object(top, "metadata", {})),
     )
     base = _choice(top.get("base"), "base", BASES)
+    scale = _scale(top, base)
     return Header(
         info=info,
-        model=_model(_object(top, "model")),
+        model=_model(_object(top, "model"), "model"),
         base=base,
         coder=_text(top.get("coder", "av1" if base == "av1" else None), "coder", 64, least=1),
         latent=None if base == "av1" else _latent(_object(top, "latent")),
         settings=_object(top, "settings", {}),
         blobs=blobs,
         writer=_text(_object(top, "sdv", {}).get("writer", "sdvideo"), "sdv.writer", 256),
+        scale=scale,
+        restorer=None if scale == 1 else _model(_object(top, "restorer"), "restorer"),
     )
 
 
@@ -159,6 +171,8 @@ def _to_json(header: Header) -> dict[str, Any]:
         "coder": None if header.base == header.coder == "av1" else header.coder,
         "model": asdict(header.model),
         "latent": header.latent,
+        "scale": _pair(header.scale) if header.scale != 1 else None,
+        "restorer": header.restorer and asdict(header.restorer),
         "settings": header.settings or None,
     }
     return {key: value for key, value in top.items() if value is not None}
@@ -271,12 +285,19 @@ def _metadata(value: dict[str, Any]) -> dict[str, str]:
     return value
 
 
-def _model(value: dict[str, Any]) -> ModelId:
-    sha256 = _text(value.get("sha256"), "model.sha256", 64)
+def _model(value: dict[str, Any], key: str) -> ModelId:
+    sha256 = _text(value.get("sha256"), f"{key}.sha256", 64)
     if not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise _bad(sha256, "model.sha256", "64 lower-case hex digits")
-    name = _text(value.get("name"), "model.name", 1024, least=1)
-    return ModelId(name, _text(value.get("revision", ""), "model.revision", 256), sha256)
+        raise _bad(sha256, f"{key}.sha256", "64 lower-case hex digits")
+    name = _text(value.get("name"), f"{key}.name", 1024, least=1)
+    return ModelId(name, _text(value.get("revision", ""), f"{key}.revision", 256), sha256)
+
+
+def _scale(top: dict[str, Any], base: str) -> Fraction:
+    scale = _ratio(top.get("scale", [1, 1]), "scale")
+    if scale not in (SCALES if base == "none" else SCALES[:1]):
+        raise _bad(top["scale"], "scale", "[1,1], or with base none [2,3] or [1,2]")
+    return scale
 
 
 def _latent(value: dict[str, Any]) -> dict[str, Any]:

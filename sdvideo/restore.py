@@ -197,11 +197,16 @@ class Canvas:
             return Traced(base, up, None, np.full_like(self._half, NO_TRUST))
         return Traced(base, up, *self._tracer.trace(before, self._half))
 
-    def paint(self, traced: Traced, crf: int) -> Picture:
-        """The next picture. crf: with which the base was coded, 20..63."""
+    def paint(self, traced: Traced, crf: float, still: np.ndarray | None = None) -> Picture:
+        """The next picture. crf: with which the base was coded, 20..63.
+
+        still: bool, of the size of the base picture; where it is True the picture before stays as it is.
+        """
         carried = traced.up if traced.flow is None else _carry(self._shown, traced.flow)
         scale = math.sqrt(traced.base.width * traced.base.height / (self._width * self._height))
         shown = self._restorer.paint(traced.up, carried, traced.doubt, setting_of(crf, scale))
+        if still is not None:
+            shown = _kept(self._shown, shown, still, self._width, self._height)
         self._shown = shown
         h, w = (self._height + 1) // 2, (self._width + 1) // 2
         u, v = (np.ascontiguousarray(shown.uv[:h, :w, i]) for i in (0, 1))
@@ -261,6 +266,16 @@ def _padded(picture: Picture) -> _Planes:
 def _grown(plane: np.ndarray, height: int, width: int) -> np.ndarray:
     down, right = height - plane.shape[0], width - plane.shape[1]
     return cv2.copyMakeBorder(plane, 0, down, 0, right, cv2.BORDER_REPLICATE) if down or right else plane
+
+
+def _kept(before: _Planes, now: _Planes, still: np.ndarray, width: int, height: int) -> _Planes:
+    """The samples of before where still, bool of any size, says so; width, height: of what is not padding."""
+    squares = (width + 1) // 2, (height + 1) // 2
+    kept = cv2.resize(still.astype(np.uint8), squares, interpolation=cv2.INTER_NEAREST)
+    kept = _grown(kept, *now.uv.shape[:2]).astype(bool)
+    return _Planes(
+        np.where(kept.repeat(2, 0).repeat(2, 1), before.y, now.y), np.where(kept[..., None], before.uv, now.uv)
+    )
 
 
 def _carry(shown: _Planes, flow: np.ndarray) -> _Planes:

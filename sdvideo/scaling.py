@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from av.video.reformatter import Interpolation
 
 from .colour import planes_of, to_frame
@@ -9,6 +11,11 @@ from .picture import Colour, Picture
 
 # Rounding that is the same on every CPU.
 _LANCZOS = Interpolation.LANCZOS | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INP
+
+
+def scaled_size(width: int, height: int, scale: Fraction) -> tuple[int, int]:
+    """Width and height in pixels of a picture scaled by at most 1; even, where that is not 1."""
+    return (width, height) if scale == 1 else tuple(max(2, 2 * round(side * scale / 2)) for side in (width, height))
 
 
 def scaled(picture: Picture, width: int, height: int) -> Picture:

@@ -9,6 +9,7 @@ from .errors import SettingError
 PRESETS = ("fast", "balanced", "best")
 DEVICES = ("auto", "cpu", "cuda")
 BASES = ("av1", "none")
+SCALES = ("1", "2/3", "1/2")
 DEFAULT_MODEL = "embedded"
 DEFAULT_QUALITY = 50.0
 
@@ -20,7 +21,8 @@ class EncodeSettings:
     quality: 0..100, or None when bitrate or size steers. bitrate: bits per second of the whole file; size: bytes of
     the whole file. keyint: the most frames a group may have, 1 = every frame stands alone. preset: how long to search.
     model: "embedded", a folder or a Hub id. base: "av1" or "none" (latent deltas and coded block motion); if not given,
-    "av1" with the embedded model, and "none" with others, which have no other way. device: see DEVICES.
+    "av1" with the embedded model, and "none" with others, which have no other way. device: see DEVICES. scale: of the
+    pictures that are coded, one of SCALES; if not given, "1" with base none, and with av1 what suits each group.
     """
 
     quality: float | None = None
@@ -31,6 +33,7 @@ class EncodeSettings:
     model: str = DEFAULT_MODEL
     base: str | None = None
     device: str = "auto"
+    scale: str | None = None
 
     def __post_init__(self):
         given = [name for name in ("quality", "bitrate", "size") if getattr(self, name) is not None]
@@ -47,6 +50,8 @@ class EncodeSettings:
         for name, choices in (("preset", PRESETS), ("base", BASES), ("device", DEVICES)):
             if getattr(self, name) not in choices:
                 raise SettingError(f"{name} is {getattr(self, name)!r}; it can be {', '.join(choices)}")
+        if self.scale is not None and self.scale not in SCALES:
+            raise SettingError(f"scale is {self.scale!r}; it can be {', '.join(SCALES)}")
         if self.base == "av1" and self.model != DEFAULT_MODEL:
             raise SettingError(f"model {self.model} has no part in base av1; it needs base none")
 
