@@ -51,8 +51,8 @@ from sdvideo.loop import FrameDecoder, FrameEncoder
 from sdvideo.models import load_model
 from sdvideo.mux import open_sink
 from sdvideo.picture import Frame, Picture
-from sdvideo.rate import ConstantQuality
-from sdvideo.settings import DEFAULT_QUALITY, step_index
+from sdvideo.rate import ConstantQuality, step_index
+from sdvideo.settings import DEFAULT_QUALITY
 
 PARTS = ("exact", "still", "inter", "speed", "memory")
 KEYINT = 64

@@ -161,8 +161,8 @@ def encode(
         str | None,
         typer.Option(
             metavar="1|2/3|1/2",
-            help="Store pictures smaller, and enlarge them by a network when decoding. If not given: 1; with base av1 "
-            "what suits each group.",
+            help="Store pictures smaller, and enlarge them by a network when decoding. If not given, what suits the "
+            "quality; 1 with a --model of its own.",
             show_default=False,
         ),
     ] = None,

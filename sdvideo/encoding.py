@@ -24,9 +24,9 @@ from .errors import FormatError, SettingError
 from .models import load_model, restorer_id
 from .output import check_output, whole_file
 from .picture import Frame, StreamInfo
-from .rate import ConstantQuality, TargetSize
+from .rate import ConstantQuality, TargetSize, best_scale, step_index
 from .scaling import scaled, scaled_size
-from .settings import EncodeSettings, step_index
+from .settings import DEFAULT_MODEL, EncodeSettings
 from .shots import shots
 
 _PIECE = 1 << 20
@@ -65,11 +65,11 @@ def encode(
     path = Path(destination) if destination is not None else default_output(source)
     check_output(path, source, overwrite)
     with open_source(source) as video, whole_file(path, keep_interrupted=True) as part:
-        way = _WAYS[chosen.base](video.info, chosen)
+        total = video.count_frames()
+        way = _WAYS[chosen.base](video.info, chosen, total)
         with _Store(part, _header(video, way, chosen), resume) as store:
             if video.seekable:
                 store.write_tracks(video.track_files())
-            total = video.count_frames()
             bits = _budget(chosen, video.info, total, store.size - store.video_size)
             with ahead(islice(video.frames(), store.frames, None)) as frames:
                 for group in way.groups(frames, store, bits, total, progress):
@@ -83,13 +83,13 @@ def encode(
 class _LatentWay:
     """Groups of latent deltas to what motion makes of the frame before."""
 
-    def __init__(self, info: StreamInfo, settings: EncodeSettings):
+    def __init__(self, info: StreamInfo, settings: EncodeSettings, total: int | None):
         self._info, self._settings = info, settings
         self._model = load_model(settings.model, device=settings.device, colour=info.colour)
         self.model, self.coder = self._model.id, self._model.coder.name
         sizes = {"channels": self._model.coder.channels, "block": self._model.block}
         self.latent = {**sizes, **self._model.description}
-        self.scale = Fraction(settings.scale or 1)
+        self.scale = _scale(settings, info, total)
         self.restorer = None if self.scale == 1 else restorer_id()
 
     def groups(
@@ -101,7 +101,7 @@ class _LatentWay:
         info, settings = self._info, self._settings
         width, height = scaled_size(info.width, info.height, self.scale)
         if bits is None:
-            rate = ConstantQuality(step_index(settings.quality))
+            rate = ConstantQuality(step_index(settings.quality, self.scale))
         else:
             rate = TargetSize(bits, total, settings.keyint, width * height)
         for frame in store.earlier:
@@ -126,7 +126,7 @@ class _BaseWay:
     coder, latent = "av1", None
     scale, restorer = Fraction(1), None  # of the header: each group has a scale of its own
 
-    def __init__(self, info: StreamInfo, settings: EncodeSettings):
+    def __init__(self, info: StreamInfo, settings: EncodeSettings, total: int | None):
         self._info, self._settings = info, settings
         self.model = restorer_id()
 
@@ -228,6 +228,16 @@ def _header(video: Source, way: _LatentWay | _BaseWay, settings: EncodeSettings)
         scale=way.scale,
         restorer=way.restorer,
     )
+
+
+def _scale(settings: EncodeSettings, info: StreamInfo, total: int | None) -> Fraction:
+    """At which latents are coded: the one given, else for the embedded model the best there is."""
+    if settings.scale is not None or settings.model != DEFAULT_MODEL:
+        return Fraction(settings.scale or 1)
+    bits = None
+    if settings.quality is None:
+        bits = _budget(settings, info, total, 0) / total / (info.width * info.height)
+    return best_scale(settings.quality, bits, (info.width, info.height))
 
 
 def _budget(settings: EncodeSettings, info: StreamInfo, total: int | None, overhead: int) -> float | None:

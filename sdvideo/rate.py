@@ -4,11 +4,15 @@ Around a base index, key frames are finer, for the frames after them inherit the
 after one, a little, which pays for those between being coarser. At constant quality the base is fixed. Towards a given
 number of bits, the one at which what is left to code is expected to take what is left to spend: bits are modelled as
 complexity / step**1.2, with a running complexity for key and for predicted frames.
+
+Coarse pictures are better coded small and finely than large and coarsely: the scale follows from the quality, or from
+the bits there are.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Protocol
 
 from .quantise import STEPS, step_size
@@ -18,6 +22,28 @@ KEY_BONUS = 22  # quantiser indices a key frame is finer by
 RHYTHM = (5, 2, 5, -8)  # what is added to the index of the first, second ... predicted frame of a group, and again
 _DECAY = 1.2  # bits ~ step ** -decay
 _SWIFT = 10  # indices the quantiser may move from frame to frame
+
+
+# The quality below which each scale is the best one, and the bits per pixel; and what is then added to the quality to
+# be as good as the next larger scale is there. From 8 shots of the training set, 16 frames each, between where the
+# curves of PSNR and of MS-SSIM cross: 20 % fewer bits than at full size at 0.03 bits per pixel, 40 % fewer at 0.01.
+_SMALLER = ((Fraction(1, 2), 33.0, 0.03), (Fraction(2, 3), 48.0, 0.066))
+_SHIFT = {Fraction(1): 0.0, Fraction(2, 3): -4.0, Fraction(1, 2): 5.0}
+_LEAST_SIDE = 64  # pixels of a picture that it pays to make smaller still
+
+
+def best_scale(quality: float | None, bits_per_pixel: float | None, sides: tuple[int, int]) -> Fraction:
+    """The scale at which to code pictures of these sides, given the quality, 0..100, or what may be spent."""
+    for scale, finest, most_bits in _SMALLER:
+        wanted = quality < finest if quality is not None else bits_per_pixel < most_bits
+        if wanted and min(sides) * scale >= _LEAST_SIDE:
+            return scale
+    return Fraction(1)
+
+
+def step_index(quality: float, scale: Fraction = Fraction(1)) -> int:
+    """Quality 0..100 -> base quantiser index (see quantise.step_size), at scale 1 250 at 0, 32 at 100."""
+    return _within(round(250 - 2.18 * (quality + _SHIFT[scale])))
 
 
 class RateControl(Protocol):

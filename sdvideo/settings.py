@@ -22,7 +22,8 @@ class EncodeSettings:
     the whole file. keyint: the most frames a group may have, 1 = every frame stands alone. preset: how long to search.
     model: "embedded", a folder or a Hub id. base: "av1" or "none" (latent deltas and coded block motion); if not given,
     "av1" with the embedded model, and "none" with others, which have no other way. device: see DEVICES. scale: of the
-    pictures that are coded, one of SCALES; if not given, "1" with base none, and with av1 what suits each group.
+    pictures that are coded, one of SCALES; if not given, what suits the quality, with base av1 each group; "1" with
+    models other than the embedded one.
     """
 
     quality: float | None = None
@@ -73,8 +74,3 @@ def parse_amount(text: str) -> float:
         return float(number) * _UNITS[unit]
     except ValueError as error:
         raise SettingError(f"{text!r} is no amount; write 60k, 2M or a plain number") from error
-
-
-def step_index(quality: float) -> int:
-    """Quality 0..100 -> base quantiser index (see rate.py and quantise.step_size): 250 at 0, 32 at 100."""
-    return round(250 - 2.18 * quality)
