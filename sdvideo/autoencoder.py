@@ -4,12 +4,8 @@ Any 4-D one fits (AutoencoderKL of Stable Diffusion and FLUX, AutoencoderTiny, A
 folder or from the Hugging Face Hub. Its class is the one config.json names; its weights are safetensors,
 never pickles; how many channels and how many pixels per latent it has is found by trying.
 
-The scale. Diffusion models are trained on latents of unit deviation, so an autoencoder's config tells the
-scale of its latents: (raw - shift_factor) * scaling_factor. Here that is multiplied by 64, to be measured in
-the codec's steps, which are meant for grey levels: quality 50 quantises a latent to a third of its
-deviation, quality 100 to a thirtieth. A reference holds sixteenths of that in integers. Prediction is a warp
-of these integers in integers, the same on every machine, and no network takes part in it: networks run only
-before quantising and for the picture.
+The scale of latents and their prediction are those of `latent_space.py`: no network takes part in them.
+Networks run only before quantising and for the picture.
 
 The picture. Autoencoders see the whole of a latent at once: a change somewhere changes samples everywhere, a
 little. So only what lies near a change since the last painted picture is painted anew, the rest stays as it
@@ -25,7 +21,6 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,14 +32,10 @@ import torch
 from .colour import from_rgb, to_rgb
 from .container import ModelId
 from .errors import ModelError
+from .latent_space import FINE, LEVELS, LatentSpace, Reference, grid
 from .latents import choose_device
 from .motion import BLOCK
 from .picture import Colour, Picture
-from .plain import PlainCoder
-
-LEVELS = 64  # steps of size 1 in one standard deviation of a latent
-FINE = 16  # integers of a reference in a step of size 1
-LIMIT = 2**22 - 1  # of these integers; a bilinear sum of them fits 32 bits
 
 _TILED = 2**20  # pixels above which a picture is worked on in tiles
 _TILE, _OVERLAP = 512, 64  # pixels
@@ -71,24 +62,7 @@ class Source(NamedTuple):
     latent: np.ndarray
 
 
-@dataclass(eq=False, slots=True)
-class Reference:
-    """A dequantised latent and what it looks like.
-
-    values: int32 [h, w, channels], FINE to a step of size 1. seen: its picture, once it has been painted.
-    earlier: values and picture of the painted reference that this one comes from.
-    """
-
-    values: np.ndarray
-    seen: Picture | None = None
-    earlier: tuple[np.ndarray, Picture] | None = None
-
-    def follow(self, values: np.ndarray) -> Reference:
-        """A reference that comes from this one."""
-        return Reference(values, earlier=self.earlier if self.seen is None else (self.values, self.seen))
-
-
-class AutoencoderModel:
+class AutoencoderModel(LatentSpace):
     """A frozen autoencoder as a latent model (see latents.py). Not for use by several threads at once.
 
     colour: what the code values of pictures mean; set it before the first picture.
@@ -106,11 +80,10 @@ class AutoencoderModel:
         self._shift = _number(config, "shift_factor", 0.0)
         if self._scale <= 0:
             raise ModelError(f"{type(network).__name__} has a scaling_factor that is not above 0")
-        channels, self.block = self._probe()
+        super().__init__(*self._probe())
         self.id = model_id
-        self.coder = PlainCoder(channels)
         self.description = {
-            "channels": channels,
+            "channels": self.coder.channels,
             "block": self.block,
             "class": type(network).__name__,
             "scale": self._scale,
@@ -119,35 +92,20 @@ class AutoencoderModel:
         self.colour = Colour()
 
     def source(self, picture: Picture) -> Source:
-        rows, columns = _grid(picture.height, picture.width, self.block)
+        rows, columns = grid(picture.height, picture.width, self.block)
         rgb = _pad(to_rgb(picture, self.colour), rows * self.block, columns * self.block)
         pixels = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 127.5 - 1
         latent = self._everywhere(self._encode, pixels, self.block, 1)
         latent = (latent - self._shift) * self._scale
-        luma_rows, luma_columns = _grid(picture.height, picture.width, BLOCK)
+        luma_rows, luma_columns = grid(picture.height, picture.width, BLOCK)
         luma = _pad(picture.y, luma_rows * BLOCK, luma_columns * BLOCK)
         return Source(luma, latent[0].permute(1, 2, 0).contiguous().numpy())
 
     def luma(self, source: Source | Reference) -> np.ndarray | None:
         return source.luma if isinstance(source, Source) else None
 
-    def blank(self, height: int, width: int) -> Reference:
-        return Reference(np.zeros((*_grid(height, width, self.block), self.coder.channels), np.int32))
-
-    def predict(self, reference: Reference, motion: np.ndarray) -> Reference:
-        if not motion.any():
-            return reference
-        return reference.follow(warp(reference.values, motion, self.block))
-
     def analyse(self, source: Source, prediction: Reference, step: float) -> np.ndarray:
         return source.latent - prediction.values.astype(np.float32) / FINE
-
-    def synthesise(self, prediction: Reference, latent: np.ndarray, coded: np.ndarray, step: float) -> Reference:
-        if not coded.any():
-            return prediction
-        delta = np.clip(np.rint(latent * np.float32(FINE)), -LIMIT, LIMIT).astype(np.int32)
-        values = np.clip(prediction.values + delta, -LIMIT, LIMIT)
-        return prediction.follow(np.where(coded[..., None], values, prediction.values))
 
     def picture(self, reference: Reference, height: int, width: int) -> Picture:
         if reference.seen is None:
@@ -254,10 +212,6 @@ def _latent_of(output: Any) -> torch.Tensor:
 # --- sizes and tiles ----------------------------------------------------------------------------------------
 
 
-def _grid(height: int, width: int, block: int) -> tuple[int, int]:
-    return -(-height // block), -(-width // block)
-
-
 def _pad(samples: np.ndarray, height: int, width: int) -> np.ndarray:
     """Repeat the last samples of [H, W, ...] downwards and to the right."""
     missing = [(0, height - samples.shape[0]), (0, width - samples.shape[1])]
@@ -282,46 +236,7 @@ def _ramp(count: int, fade: int) -> torch.Tensor:
     return torch.minimum(inwards, inwards.flip(0)).clamp(max=fade) / fade
 
 
-# --- motion and change --------------------------------------------------------------------------------------
-
-
-def warp(values: np.ndarray, motion: np.ndarray, block: int) -> np.ndarray:
-    """Look up every latent where the motion points, bilinearly and in integers.
-
-    values: int32 [h, w, channels], at most LIMIT; motion: int16 [2, H/16, W/16] (dx, dy), quarters of a
-    pixel; block: pixels per latent. A latent moves by the mean vector of the 16x16 blocks it touches, rounded
-    to 1/16 of a latent; samples beyond the border are those at the border.
-    """
-    rows, columns = values.shape[:2]
-    x, y = _sixteenths(motion, rows, columns, block)
-    x += 16 * np.arange(columns)
-    y += 16 * np.arange(rows)[:, None]
-    left, top = x >> 4, y >> 4
-    right_weight, bottom_weight = (x & 15)[..., None], (y & 15)[..., None]
-    lefts, rights = left.clip(0, columns - 1), (left + 1).clip(0, columns - 1)
-    tops, bottoms = top.clip(0, rows - 1), (top + 1).clip(0, rows - 1)
-    upper = (16 - right_weight) * values[tops, lefts] + right_weight * values[tops, rights]
-    lower = (16 - right_weight) * values[bottoms, lefts] + right_weight * values[bottoms, rights]
-    return (((16 - bottom_weight) * upper + bottom_weight * lower + 128) >> 8).astype(np.int32)
-
-
-def _sixteenths(motion: np.ndarray, rows: int, columns: int, block: int) -> np.ndarray:
-    """The motion of each latent in sixteenths of a latent, int32 [2, rows, columns]."""
-    first_y, last_y = _touched(rows, block, motion.shape[1])
-    first_x, last_x = _touched(columns, block, motion.shape[2])
-    sums = np.pad(motion.astype(np.int64).cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
-    down = sums[:, last_y] - sums[:, first_y]
-    total = down[:, :, last_x] - down[:, :, first_x]
-    size = block * (last_y - first_y)[:, None] * (last_x - first_x)
-    return ((8 * total + size) // (2 * size)).astype(np.int32)
-
-
-def _touched(count: int, block: int, blocks: int) -> tuple[np.ndarray, np.ndarray]:
-    """The 16-pixel blocks that each of `count` latents touches, from first up to but not including last."""
-    at = np.arange(count)
-    first = (at * block // BLOCK).clip(0, blocks - 1)
-    last = (-(-(at + 1) * block // BLOCK)).clip(None, blocks)
-    return first, last
+# --- change -----------------------------------------------------------------------------------------------
 
 
 def _surroundings(changed: np.ndarray, block: int) -> np.ndarray:

@@ -5,6 +5,8 @@ Where sides differ is in what ends the symbols come from: the encoder's chooses 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .container import KEY, PREDICTED, CodedFrame
@@ -108,11 +110,15 @@ class FrameDecoder:
 
     def reconstruct(self, coded: CodedFrame, symbols: FrameSymbols) -> Frame:
         """The picture of the next frame, given its integers."""
+        reference = self.advance(coded, symbols)
+        return Frame(coded.pts, coded.duration, self._model.picture(reference, self._height, self._width))
+
+    def advance(self, coded: CodedFrame, symbols: FrameSymbols) -> Any:
+        """The reference that the next frame leaves, given its integers; reconstruct without painting it."""
         model, step = self._model, step_size(coded.step)
         if coded.kind == KEY:
             prediction = model.blank(self._height, self._width)
         else:
             prediction = model.predict(self._reference, symbols.motion)
-        latent = dequantise(symbols.latent, step)
-        self._reference = model.synthesise(prediction, latent, symbols.coded, step)
-        return Frame(coded.pts, coded.duration, model.picture(self._reference, self._height, self._width))
+        self._reference = model.synthesise(prediction, dequantise(symbols.latent, step), symbols.coded, step)
+        return self._reference

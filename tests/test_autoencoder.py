@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdvideo import autoencoder
+from sdvideo import autoencoder, latent_space
 from sdvideo.container import ModelId
 from sdvideo.errors import DamagedError, ModelError
 from sdvideo.latents import blank_symbols
@@ -399,7 +399,7 @@ def field(dx: int, dy: int, rows: int, columns: int) -> np.ndarray:
 def test_whole_latents_move_exactly(block):
     values = np.random.default_rng(block).integers(-(2**22), 2**22, (12, 10, 3)).astype(np.int32)
     blocks = -(-12 * block // 16), -(-10 * block // 16)
-    moved = autoencoder.warp(values, field(2 * 4 * block, -4 * block, *blocks), block)
+    moved = latent_space.warp(values, field(2 * 4 * block, -4 * block, *blocks), block)
     x, y = (np.arange(10) + 2).clip(0, 9), (np.arange(12) - 1).clip(0, 11)
     assert moved.dtype == np.int32
     assert np.array_equal(moved, values[y[:, None], x])
@@ -407,17 +407,17 @@ def test_whole_latents_move_exactly(block):
 
 def test_between_latents_is_their_mean():
     values = np.array([[[0], [16], [32], [64]]], np.int32)
-    assert autoencoder.warp(values, field(16, 0, 1, 2), 8).ravel().tolist() == [8, 24, 48, 64]
-    assert autoencoder.warp(values, field(-8, 0, 1, 2), 8).ravel().tolist() == [0, 12, 28, 56]
+    assert latent_space.warp(values, field(16, 0, 1, 2), 8).ravel().tolist() == [8, 24, 48, 64]
+    assert latent_space.warp(values, field(-8, 0, 1, 2), 8).ravel().tolist() == [0, 12, 28, 56]
 
 
 def test_each_latent_moves_with_the_blocks_it_touches():
     motion = np.zeros((2, 2, 4), np.int16)
     motion[0, :, 2:] = 4 * 16
     values = np.arange(32).reshape(4, 8, 1).astype(np.int32)
-    moved = autoencoder.warp(values, motion, 8)[0, :, 0].tolist()
+    moved = latent_space.warp(values, motion, 8)[0, :, 0].tolist()
     assert moved == [0, 1, 2, 3, 6, 7, 7, 7]
-    coarse = autoencoder.warp(values[:1, :2] * 100, motion[:, :, 1:3], 32)
+    coarse = latent_space.warp(values[:1, :2] * 100, motion[:, :, 1:3], 32)
     assert coarse[0, 0, 0] == 25  # the mean of rest and 16 pixels is a quarter of 32
 
 
