@@ -19,6 +19,7 @@ _HOMES = {
     "EncodeResult": "encoding",
     "Frame": "picture",
     "FormatError": "errors",
+    "LatentDataset": "dataset",
     "ModelError": "errors",
     "OutputExists": "errors",
     "Picture": "picture",

@@ -236,7 +236,7 @@ def _ramp(count: int, fade: int) -> torch.Tensor:
     return torch.minimum(inwards, inwards.flip(0)).clamp(max=fade) / fade
 
 
-# --- change -----------------------------------------------------------------------------------------------
+# --- change -------------------------------------------------------------------------------------------------
 
 
 def _surroundings(changed: np.ndarray, block: int) -> np.ndarray:

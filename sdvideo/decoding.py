@@ -8,6 +8,7 @@ base av1:   container -> AV1 -> restore -> mux
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import threading
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -26,14 +28,17 @@ from .base import BaseDecoder, unpack_step
 from .container import KEY, CodedFrame, Damage, Reader
 from .container import verify as verify_chunks
 from .errors import DamagedError, FormatError, SettingError
+from .header import MAX_AREA, Header
 from .models import load_model, load_restorer
 from .mux import open_copy, open_sink
 from .output import check_output, whole_file
 from .picture import Frame, Picture, StreamInfo
 from .scaling import scaled_size
+from .settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:  # torch takes seconds
     from .enlarge import SmallFrameDecoder
+    from .latent_space import LatentSpace
     from .latents import LatentModel
     from .loop import FrameDecoder
     from .restore import Restorer, Traced
@@ -60,6 +65,69 @@ class BaseFrameDecoder:
 
 AnyDecoder: TypeAlias = "FrameDecoder | BaseFrameDecoder | SmallFrameDecoder"
 Parsed = TypeVar("Parsed")
+_KEPT = 256  # frames of the last call for latents, which the next one may share
+
+
+class _Cursor:
+    """Where decoding stands in a video: it goes on from there, or from a key frame where that is no way."""
+
+    def __init__(self):
+        self._group, self._frames, self._next = -1, (), 0
+
+    def steps(
+        self, video: VideoReader, number: int, new_decoder: Callable[[], AnyDecoder]
+    ) -> Iterator[tuple[AnyDecoder, CodedFrame, FrameSymbols | Traced]]:
+        """For each frame up to this one: its decoder, which is to reconstruct it next, the frame, its integers."""
+        group, place = video._place(number)
+        if group != self._group or place < self._next:
+            self._frames, self._decoder, self._next = video._read(group), new_decoder(), 0
+        while self._next <= place:
+            self._group = -1  # until the frame is done: an error leaves the decoder halfway
+            coded = self._frames[self._next]
+            yield self._decoder, coded, video._parse(self._decoder.parse, coded, group, self._next)
+            self._group, self._next = group, self._next + 1
+
+
+class _Latents:
+    """What VideoReader.latents keeps from call to call: where it stands, and the frames it gave last."""
+
+    def __init__(self, path: str, header: Header):
+        """Raises SettingError if the file holds none, FormatError if this version cannot read them."""
+        from .latent_space import LatentSpace  # with what follows it imports torch, which takes seconds
+        from .loop import FrameDecoder
+
+        if header.base != "none" or header.model.name == DEFAULT_MODEL:
+            raise SettingError(
+                f"{path} has base {header.base}, model {header.model.name} and no latents that stand by themselves: "
+                "encode with base none and an image autoencoder of diffusers as the model"
+            )
+        width, height = scaled_size(header.info.width, header.info.height, header.scale)
+        space = LatentSpace(header.latent["channels"], header.latent["block"])
+        _check_fit(space, header)
+        self.shape = space.shape(height, width)
+        if math.prod(self.shape) > MAX_AREA:
+            raise FormatError(f"{path}: a latent of {' x '.join(map(str, self.shape))} has more than {MAX_AREA} values")
+        self._new_decoder = partial(FrameDecoder, space, height, width)
+        self._cursor = _Cursor()
+        self._recent: dict[int, np.ndarray] = {}
+
+    def of(self, video: VideoReader, numbers: range) -> np.ndarray:
+        """Frames in rising order -> float32 [frames, channels, h, w]."""
+        from .latent_space import in_deviations
+
+        found = np.empty((len(numbers), *self.shape), np.float32)
+        recent, self._recent = self._recent, {}
+        for at, number in enumerate(numbers):
+            values = recent[number] if number in recent else self._values(video, number)
+            found[at] = in_deviations(values)
+            if at >= len(numbers) - _KEPT:
+                self._recent[number] = values
+        return found
+
+    def _values(self, video: VideoReader, number: int) -> np.ndarray:
+        for decoder, coded, symbols in self._cursor.steps(video, number, self._new_decoder):
+            reference = decoder.advance(coded, symbols)
+        return reference.values
 
 
 class VideoReader:
@@ -88,8 +156,9 @@ class VideoReader:
         self._model: LatentModel | Restorer | None = None
         self._restorer: Restorer | None = None  # of small pictures
         self._lock = threading.Lock()  # iterating reads groups in a thread of its own
-        self._group, self._frames, self._next = -1, (), 0
         self._symbols: FrameSymbols | Traced | None = None
+        self._cursor = _Cursor()
+        self._latents: _Latents | None = None
         self._starts = np.array([entry.first for entry in self._reader.groups], np.int64)
 
     @property
@@ -114,15 +183,9 @@ class VideoReader:
         number = index + len(self) if index < 0 else index
         if not 0 <= number < len(self):
             raise IndexError(f"frame {index} of {len(self)}")
-        group = int(np.searchsorted(self._starts, number, side="right")) - 1
-        place = number - int(self._starts[group])
-        if group != self._group or place < self._next:
-            self._enter(group)
-        while self._next <= place:
-            coded = self._frames[self._next]
-            self._symbols = self._parse(self._decoder.parse, coded, group, self._next)
-            frame = self._decoder.reconstruct(coded, self._symbols)
-            self._next += 1
+        for decoder, coded, symbols in self._cursor.steps(self, number, self._new_decoder):
+            self._symbols = symbols
+            frame = decoder.reconstruct(coded, symbols)
         return frame
 
     def __iter__(self) -> Iterator[Frame]:
@@ -130,6 +193,20 @@ class VideoReader:
         with ahead(self._parsed_frames(decoder)) as parsed:
             for coded, self._symbols in parsed:
                 yield decoder.reconstruct(coded, self._symbols)
+
+    def latents(self, start: int | None = None, stop: int | None = None) -> np.ndarray:
+        """The latents of frames start up to but not including stop, by the rules of slices: by default all.
+
+        Returns float32 [frames, channels, ceil(height / block), ceil(width / block)], of the sides of the pictures as
+        they were coded, in the scale diffusion models are trained on, (raw - shift_factor) * scaling_factor: about unit
+        deviation, bit for bit the same on every machine.
+        No picture is decoded, no network runs, the autoencoder is not even looked for. Calls in rising order go on from
+        the last one and share its frames, others start from a group's key frame.
+        Raises SettingError for files that hold no such latents: with an AV1 base, or of the embedded model.
+        """
+        if self._latents is None:
+            self._latents = _Latents(self._reader.path, self._reader.header)
+        return self._latents.of(self, range(*slice(start, stop).indices(len(self))))
 
     def symbols(self) -> FrameSymbols | Picture | None:
         """The decoded integers of the frame that came last: latent and motion, or the picture of the AV1 base."""
@@ -166,9 +243,10 @@ class VideoReader:
         with self._lock:
             return self._reader.read_group(group).frames
 
-    def _enter(self, group: int) -> None:
-        self._frames, self._decoder = self._read(group), self._new_decoder()
-        self._group, self._next = group, 0
+    def _place(self, number: int) -> tuple[int, int]:
+        """The group of a frame, and which of its frames it is."""
+        group = int(np.searchsorted(self._starts, number, side="right")) - 1
+        return group, number - int(self._starts[group])
 
     def _new_decoder(self) -> AnyDecoder:
         header = self._reader.header
@@ -214,7 +292,7 @@ class VideoReader:
             yield paths
 
 
-def _check_fit(model: LatentModel, header) -> None:
+def _check_fit(model: LatentModel | LatentSpace, header: Header) -> None:
     for name, here in (("channels", model.coder.channels), ("block", model.block)):
         if header.latent[name] != here:
             raise FormatError(f"the header says {name} {header.latent[name]}, but its model has {here}")

@@ -63,6 +63,15 @@ class LatentSpace:
         values = np.clip(prediction.values + delta, -LIMIT, LIMIT)
         return prediction.follow(np.where(coded[..., None], values, prediction.values))
 
+    def shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Of a picture's latent, as diffusion models see it: (channels, ceil(height / block), ceil(width / block))."""
+        return self.coder.channels, *grid(height, width, self.block)
+
+
+def in_deviations(values: np.ndarray) -> np.ndarray:
+    """Values of a reference, int32 [h, w, channels] -> what diffusion models see, float32 [channels, h, w]."""
+    return values.transpose(2, 0, 1).astype(np.float32) / np.float32(FINE * LEVELS)
+
 
 def grid(height: int, width: int, block: int) -> tuple[int, int]:
     """Rows and columns of the latent of a picture."""
