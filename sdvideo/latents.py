@@ -13,6 +13,7 @@ import numpy as np
 
 from .container import ModelId
 from .errors import ModelError
+from .latent_space import LatentSpace
 from .motion import BLOCK
 from .picture import Colour, Picture
 from .symbols import FrameSymbols, LatentCoder
@@ -57,7 +58,7 @@ class LatentModel(Protocol):
         """What a reference looks like, cropped to the picture's size."""
 
 
-def blank_symbols(model: LatentModel, height: int, width: int) -> FrameSymbols:
+def blank_symbols(model: LatentModel | LatentSpace, height: int, width: int) -> FrameSymbols:
     """What stands before the first frame of a group: no motion, nothing coded."""
     rows, columns = -(-height // model.block), -(-width // model.block)
     return FrameSymbols(

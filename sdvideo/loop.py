@@ -11,6 +11,7 @@ import numpy as np
 
 from .container import KEY, PREDICTED, CodedFrame
 from .errors import DamagedError
+from .latent_space import LatentSpace
 from .latents import LatentModel, blank_symbols
 from .motion import BLOCK, Estimator, compensate
 from .picture import Frame, Picture
@@ -85,10 +86,11 @@ class FrameEncoder:
 class FrameDecoder:
     """Decodes frame after frame, from a key frame on, in two steps that may run in two threads.
 
-    parse needs no picture and reconstruct no bits, so one may be some frames ahead of the other.
+    parse needs no picture and reconstruct no bits, so one may be some frames ahead of the other. For advance alone a
+    LatentSpace will do as the model.
     """
 
-    def __init__(self, model: LatentModel, height: int, width: int):
+    def __init__(self, model: LatentModel | LatentSpace, height: int, width: int):
         self._model = model
         self._height, self._width = height, width
         self._parsed = self._blank = blank_symbols(model, height, width)
