@@ -99,7 +99,7 @@ def tables(args: argparse.Namespace, folder: Path) -> Iterator[str]:
     truth = {clip.name: prepare(clip, folder, model) for clip in clips}
     files = {}
     for quality in args.qualities:
-        for keyint in KEYINTS:
+        for keyint in args.keyints:
             files[quality, keyint] = sdv = folder / f"q{quality}-k{keyint}"
             sdv.mkdir()
             for name in truth:
@@ -160,6 +160,7 @@ def main() -> None:
     parser.add_argument("--short", type=int, default=256, help="pixels of the short side at most")
     parser.add_argument("--window", type=int, default=16, help="frames of an item")
     parser.add_argument("--qualities", type=int, nargs="+", default=QUALITIES)
+    parser.add_argument("--keyints", type=int, nargs="+", default=KEYINTS)
     parser.add_argument("--seconds", type=float, default=5, help="for each speed")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
