@@ -73,6 +73,7 @@ def made(tmp_path_factory, clips):
     sdvideo.encode(clips["silent"].path, files / "b.sdv", quality=60, keyint=KEYINT, **options)
     sdvideo.encode(clips["cut"].path, files / "a.sdv", quality=90, **options)
     sdvideo.encode(clips["odd"].path, folder / "odd.sdv", quality=60, **options)
+    sdvideo.encode(clips["odd"].path, folder / "half.sdv", quality=60, scale="1/2", **options)
     sdvideo.encode(clips["cfr"].path, folder / "keys.sdv", quality=100, keyint=1, **options)
 
     with sdvideo.open(files / "b.sdv") as video:
@@ -150,6 +151,12 @@ def test_sizes_are_rounded_up_to_whole_latents(made):
     with sdvideo.open(made.folder / "odd.sdv") as video:
         assert (video.info.width, video.info.height) == (65, 47)
         assert video.latents(0, 2).shape == (2, 4, 6, 9)
+
+
+def test_of_pictures_coded_at_a_scale_they_are_the_small_ones(made):
+    with sdvideo.open(made.folder / "half.sdv") as video:
+        assert (video.info.width, video.info.height) == (65, 47)
+        assert video.latents(0, 2).shape == (2, 4, 3, 4)
 
 
 def test_the_autoencoder_is_not_needed_nor_diffusers(made):
