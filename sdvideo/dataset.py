@@ -95,19 +95,27 @@ def _files(source: str | os.PathLike | Iterable[str | os.PathLike]) -> list[str]
 
 
 class _Videos:
-    """Files held open, those not used for longest closed first; empty in every process that it comes to."""
+    """Files held open, those not used for longest closed first; none of them in a process that it is sent to."""
 
     def __init__(self):
         self._process, self._open = os.getpid(), OrderedDict()
 
     def open(self, path: str) -> VideoReader:
-        if self._process != os.getpid():  # forked: position in the file would be shared with the parent
-            self.__init__()
+        if self._process != os.getpid():  # forked: the place in each file is shared with the parent
+            self._close()
+            self._process = os.getpid()
         video = self._open.pop(path, None) or VideoReader(path)
         self._open[path] = video
         if len(self._open) > _OPEN:
             self._open.popitem(last=False)[1].close()
         return video
 
+    def _close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
     def __reduce__(self):
         return _Videos, ()
+
+    def __del__(self):
+        self._close()
