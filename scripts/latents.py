@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import sdvideo
 from clips import VIDEOS, Clip, files_in, without_tracks
-from journal import row_of
+from journal import number, row_of
 from sdvideo.latent_space import LEVELS
 from sdvideo.models import load_model
 from sdvideo.mux import open_sink
@@ -115,7 +115,7 @@ def tables(args: argparse.Namespace, folder: Path) -> Iterator[str]:
     for title, keep in KEPT.items():
         errors = [error(keep(torch.from_numpy(latents)).numpy(), latents) for latents in truth.values()]
         size = values * BYTES[title]
-        yield row_of(title, f"{size / count:,.0f}", f"{size / (2 * values):.1%}", f"{np.mean(errors):.4f}")
+        yield row_of(title, f"{size / count:,.0f}", number(size / (2 * values), ".0%"), f"{np.mean(errors):.4f}")
     for (quality, keyint), sdv in files.items():
         size, errors = 0, []
         for name, latents in truth.items():
@@ -123,14 +123,14 @@ def tables(args: argparse.Namespace, folder: Path) -> Iterator[str]:
                 errors.append(error(video.latents(), latents))
             size += (sdv / f"{name}.sdv").stat().st_size
         title = f".sdv, quality {quality}, --keyint {keyint}"
-        yield row_of(title, f"{size / count:,.0f}", f"{size / (2 * values):.1%}", f"{np.mean(errors):.4f}")
+        yield row_of(title, f"{size / count:,.0f}", number(size / (2 * values), ".0%"), f"{np.mean(errors):.4f}")
 
     yield f"\nWindows of {args.window} frames per second, in batches of {BATCH}, by number of workers:\n"
     yield row_of("from", *(f"{order}, {workers}" for order in ("shuffled", "in order") for workers in (0, 2)))
     yield "|---|---|---|---|---|"
     for title, dataset in datasets(args, folder, truth, files):
         paces = (pace(dataset, workers, shuffled, args.seconds) for shuffled in (True, False) for workers in (0, 2))
-        yield row_of(title, *(f"{found:,.0f}" for found in paces))
+        yield row_of(title, *(f"{found:,.0f}" if found >= 10 else f"{found:.1f}" for found in paces))
 
 
 def datasets(args, folder: Path, truth: dict[str, np.ndarray], files: dict) -> Iterator[tuple[str, Dataset]]:
