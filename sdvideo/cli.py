@@ -130,7 +130,10 @@ def _every(version: Version = False, quiet: Quiet = False, verbose: Verbose = Fa
 @app.command(epilog="Example: sdvideo encode clip.mp4    clip.mp4 -> clip.sdv")
 @_told()
 def encode(
-    source: Annotated[str, typer.Argument(metavar="IN", help="A video file; - is standard input.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="IN", help="A video, picture or animation; - is standard input.", show_default=False),
+    ],
     output: Annotated[
         str | None,
         typer.Option("-o", "--output", metavar="OUT.sdv", help="By default the input's name with .sdv."),
@@ -177,7 +180,7 @@ def encode(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Encode a video into an .sdv file."""
+    """Encode a video, or a picture, into an .sdv file."""
     _exclude(yes, "-y", no, "-n")
     settings = EncodeSettings(
         quality=quality,
@@ -205,7 +208,7 @@ def encode(
         return _kept(error, source, no, json)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; the same command with --resume goes on from here") from None
-    done = f"{result.frames:,} frames, {result.bytes:,} bytes in {clock(result.seconds)}"
+    done = f"{_frames(result.frames)}, {result.bytes:,} bytes in {clock(result.seconds)}"
     say(f"{source} -> {result.path}: {done}")
     if json:
         put_json("encode", source=source, **asdict(result) | {"path": str(result.path)})
@@ -221,7 +224,8 @@ def decode(
             "-o",
             "--output",
             metavar="OUT",
-            help=".mp4 .mkv .mov or .y4m; - is standard output. By default IN with .decoded.mp4.",
+            help=".mp4 .mkv .mov or .y4m, for one frame .png .jpg or .webp; - is standard output. By default IN with "
+            ".decoded.mp4, or .decoded.png for one frame.",
         ),
     ] = None,
     preview: Annotated[
@@ -243,7 +247,7 @@ def decode(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Decode an .sdv file into a video, with its sound and subtitles."""
+    """Decode an .sdv file into a video, with its sound and subtitles, or one frame into a picture."""
     _exclude(yes, "-y", no, "-n")
     _exclude(lossless, "--lossless", crf is not None, "--crf")
     _exclude(json, "--json", output == "-", "-o -")
@@ -266,12 +270,12 @@ def decode(
                     model=model,
                     device=device,
                     progress=progress,
-                    **{} if crf is None else {"crf": crf},
+                    crf=crf,
                 )
     except OutputExists as error:
         return _kept(error, str(source), no, json)
     target = result.path or "standard output"
-    say(f"{source} -> {target}: {result.frames:,} frames in {clock(result.seconds)}")
+    say(f"{source} -> {target}: {_frames(result.frames)} in {clock(result.seconds)}")
     if json:
         put_json("decode", source=str(source), **asdict(result) | {"path": str(result.path)})
 
@@ -318,8 +322,11 @@ def report(
 
 def _put_report(result) -> None:
     summary = result.summary
-    put(f"frames    {summary['frames']:,}, {summary['key_frames']:,} of them key frames")
-    put(f"video     {summary['bytes']:,} bytes, {summary['kbit_per_second']:.1f} kbit/s")
+    if summary["frames"] == 1:
+        put(f"picture   {_of_pixels(summary['bytes'], **result.info['distorted'])}")
+    else:
+        put(f"frames    {summary['frames']:,}, {summary['key_frames']:,} of them key frames")
+        put(f"video     {summary['bytes']:,} bytes, {summary['kbit_per_second']:.1f} kbit/s")
     if summary["cuts"]:
         put(f"cuts      before frame {', '.join(map(str, summary['cuts']))}: left out of what is measured over time")
     put(f"{'':9} {'clip':>9} {'5 %':>9} {'median':>9} {'95 %':>9}")
@@ -330,7 +337,7 @@ def _put_report(result) -> None:
         put(f"{measure.title:9} {' '.join(f'{value:>9}' for value in values)}  {measure.unit or ' ':11} {better}")
     if summary["kp"] is not None:
         put(f"{'KP':9} {summary['kp']:9.4g} {'':29}  {'':11} best at 1")
-    for name, frames in summary["worst"].items():
+    for name, frames in summary["worst"].items() if summary["frames"] > 1 else ():
         title = next(measure.title for measure in result.measures if measure.name == name)
         put(f"worst     {title}: frame {', '.join(map(str, frames))}")
 
@@ -373,7 +380,7 @@ def _facts(reader) -> dict:
         "settings": header.settings,
         "tracks": [asdict(track) for track in stream.tracks],
         "chapters": len(stream.chapters),
-        "colour": asdict(stream.colour),
+        "colour": asdict(stream.colour) | {"icc_bytes": len(stream.icc)},
         "sample_aspect_ratio": str(stream.sar),
         "rotation": stream.rotation,
         "metadata": stream.metadata,
@@ -384,9 +391,14 @@ def _facts(reader) -> dict:
 def _put_facts(facts: dict) -> None:
     rate, bits, model = facts["frames_per_second"], facts["kbit_per_second"], facts["model"]
     put(f"file      {facts['path']}, {facts['bytes']:,} bytes" + ("" if facts["complete"] else ", CUT SHORT"))
-    put(f"video     {facts['width']}x{facts['height']}, {f'{rate:g} fps' if rate else 'unknown rate'}")
-    put(f"length    {facts['frames']:,} frames, {clock(facts['seconds'])}, {facts['groups']:,} groups")
-    put(f"bit rate  {f'{bits:.1f} kbit/s' if bits else 'unknown'} ({facts['video_bytes']:,} bytes of video)")
+    if facts["frames"] == 1 and not rate:
+        put(f"picture   {_of_pixels(facts['video_bytes'], **facts)}")
+    else:
+        put(f"video     {facts['width']}x{facts['height']}, {f'{rate:g} fps' if rate else 'unknown rate'}")
+        put(f"length    {_frames(facts['frames'])}, {clock(facts['seconds'])}, {facts['groups']:,} groups")
+        put(f"bit rate  {f'{bits:.1f} kbit/s' if bits else 'unknown'} ({facts['video_bytes']:,} bytes of video)")
+    if icc := facts["colour"]["icc_bytes"]:
+        put(f"colour    a profile of {icc:,} bytes")
     put(f"model     {' '.join((model['name'], model['revision'])).strip()}, sha256 {model['sha256'][:12]}")
     for track in facts["tracks"]:
         put(f"track     {' '.join((track['kind'], track['codec'], track['language'])).strip()}")
@@ -414,6 +426,15 @@ def verify(
         say(f"{file}: intact")
     if found:
         raise typer.Exit(3)
+
+
+def _frames(count: int) -> str:
+    return "1 frame" if count == 1 else f"{count:,} frames"
+
+
+def _of_pixels(size: int, *, width: int, height: int, **_: object) -> str:
+    """What a picture takes, in words."""
+    return f"{width}x{height}, {size:,} bytes, {8 * size / (width * height):.3f} bits per pixel"
 
 
 def _exclude(first: bool, first_name: str, second: bool, second_name: str) -> None:

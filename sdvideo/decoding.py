@@ -314,21 +314,22 @@ def decode(
     destination: str | os.PathLike | None = None,
     *,
     overwrite: bool = False,
-    crf: int = 16,
+    crf: int | None = None,
     lossless: bool = False,
     model: str | None = None,
     device: str = "auto",
     progress: Callable[[int, int | None, int], None] = lambda done, total, size: None,
 ) -> DecodeResult:
-    """Decode an .sdv file into a video.
+    """Decode an .sdv file into a video, or a file of one frame into a picture.
 
-    destination: .mp4, .mkv, .mov or .y4m; "-" is standard output (fragmented MP4); by default the source's name with
-    .decoded.mp4. model: see VideoReader. crf, lossless: of the H.264 the pictures are put into. progress: called after
-    every frame with (frames done, frames in all, 0, average frames per second or None). Raises the errors of
+    destination: .mp4, .mkv, .mov or .y4m, for one frame also .png, .jpg or .webp; "-" is standard output (fragmented
+    MP4); by default the source's name with .decoded.mp4, or .decoded.png for one frame without sound. model: see
+    VideoReader. crf, lossless: of the H.264 the pictures are put into; a WebP can be lossless, too. progress: called
+    after every frame with (frames done, frames in all, 0, average frames per second or None). Raises the errors of
     errors.py; a file that was cut short or is damaged leaves nothing under the final name.
     """
     begin = time.monotonic()
-    if not 0 <= crf <= 51:
+    if crf is not None and not 0 <= crf <= 51:
         raise SettingError(f"crf is {crf}; it can be 0 to 51")
     with ExitStack() as stack:
         video = stack.enter_context(VideoReader(source, model=model, device=device))
@@ -337,7 +338,7 @@ def decode(
         if destination is not None and os.fspath(destination) == "-":
             path = target = None
         else:
-            path = Path(destination) if destination is not None else default_output(source)
+            path = Path(destination) if destination is not None else default_output(source, video)
             check_output(path, source, overwrite)
             target = stack.enter_context(whole_file(path))
         files = stack.enter_context(video.track_files())
@@ -349,6 +350,7 @@ def decode(
                 crf=crf,
                 lossless=lossless,
                 format=None if path is None else path.suffix.lstrip(".").lower(),
+                frames=len(video),
             )
         )
         frames = stack.enter_context(ahead(video))
@@ -405,5 +407,6 @@ def verify(path: str | os.PathLike, *, device: str = "auto") -> list[Damage]:
     return damage
 
 
-def default_output(source: str | os.PathLike) -> Path:
-    return Path(source).with_suffix(".decoded.mp4")
+def default_output(source: str | os.PathLike, video: VideoReader) -> Path:
+    still = len(video) == 1 and not video.info.tracks
+    return Path(source).with_suffix(".decoded.png" if still else ".decoded.mp4")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 
@@ -17,6 +19,9 @@ from sdvideo import colour
 from sdvideo.errors import SourceError
 from sdvideo.picture import Chapter, Frame, StreamInfo
 from sdvideo.tracks import TrackWriter, reason
+
+if TYPE_CHECKING:
+    from sdvideo.stills import PictureSource
 
 log = logging.getLogger("sdvideo")
 
@@ -27,13 +32,42 @@ _FILE_METADATA = frozenset(("major_brand", "minor_version", "compatible_brands",
 _MAX_METADATA_LENGTH = 4096
 
 
-def open_source(path: str | os.PathLike) -> Source:
-    """Open a video; "-" is standard input.
+# How PNG, GIF, WebP, BMP, AVIF and JPEG 2000 begin, and two with which other files begin as well.
+_PICTURES = re.compile(
+    rb"\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|....ftypavif"
+    rb"|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
+    re.DOTALL,
+)
+_JPEG, _TIFF = b"\xff\xd8\xff", (b"II*\0", b"MM\0*")
+
+
+def open_source(path: str | os.PathLike) -> Source | PictureSource:
+    """Open a video, a picture or an animation; "-" is standard input, for a video.
 
     Raises:
-        SourceError: no such file, not a video, or no decodable picture.
+        SourceError: no such file, neither video nor picture, or no decodable picture.
     """
+    if _is_picture(path):
+        from sdvideo.stills import PictureSource  # with Pillow, which videos do without
+
+        return PictureSource(path)
     return Source(path)
+
+
+def _is_picture(path: str | os.PathLike) -> bool:
+    if os.fspath(path) == "-" or not Path(path).is_file():
+        return False
+    try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+    except OSError:
+        return False  # Source will say why
+    suffix = Path(path).suffix.lower()
+    if head.startswith(_JPEG):
+        return suffix not in (".mjpg", ".mjpeg")  # a video of JPEGs in a row
+    if head.startswith(_TIFF):
+        return suffix in (".tif", ".tiff")  # the raw files of cameras begin so, with a small picture in front
+    return bool(_PICTURES.match(head))
 
 
 class Source:
@@ -136,6 +170,16 @@ class Source:
         if self.info.frames is None and self.seekable:
             self._read_packets()
         return self.info.frames if self.info.frames is not None else self._count
+
+    def packets(self) -> dict[int, tuple[int, bool]]:
+        """Bytes and key flag of what is coded of the pictures, by pts; not of a pipe."""
+        found: dict[int, tuple[int, bool]] = {}
+        with self._open_container() as container:
+            for packet in self._packets(container, [self._video.index]):
+                if packet.size and (time := packet.dts if packet.pts is None else packet.pts) is not None:
+                    size, key = found.get(time, (0, False))
+                    found[time] = size + packet.size, key or packet.is_keyframe
+        return found
 
     # --- opening --------------------------------------------------------------------------------------------
 

@@ -16,8 +16,6 @@ from fractions import Fraction
 from itertools import zip_longest
 from typing import Any, NamedTuple, Protocol
 
-import av
-
 from .ahead import ahead
 from .chunk import OVERHEAD
 from .container import KEY, Reader
@@ -201,13 +199,13 @@ class _OurVideo:
 
 
 class _OtherVideo:
-    """Any video FFmpeg reads."""
+    """Any other video, animation or picture."""
 
     def __init__(self, path: str):
         self.name = path
         self._source = open_source(path)
         self.info, self.total = self._source.info, self._source.count_frames()
-        self._packets = _packets(path)
+        self._packets = self._source.packets()
         self.video_bytes = sum(size for size, _ in self._packets.values())
 
     def frames(self) -> Iterator[Shown]:
@@ -225,17 +223,3 @@ def _about(video: Footage) -> dict[str, Any]:
     info = video.info
     rate = info.rate and round(float(info.rate), 6)
     return {"path": video.name, "width": info.width, "height": info.height, "frames_per_second": rate}
-
-
-def _packets(path: str) -> dict[int, tuple[int, bool]]:
-    """Size and key flag of the packets of the video, by presentation time."""
-    found: dict[int, tuple[int, bool]] = {}
-    try:
-        with av.open(f"file:{path}", metadata_errors="replace") as container:
-            for packet in container.demux(container.streams.best("video")):
-                if packet.size and (time := packet.dts if packet.pts is None else packet.pts) is not None:
-                    size, key = found.get(time, (0, False))
-                    found[time] = size + packet.size, key or packet.is_keyframe
-    except av.FFmpegError as error:
-        raise SourceError(f"{path}: {error.strerror or error}") from error
-    return found

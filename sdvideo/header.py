@@ -17,6 +17,10 @@ and MUST reject a header that breaks a range below *before* they allocate anythi
         "sar"               ratio =[1,1]: sample aspect ratio
         "colour"            ={}: {"full_range" =false: true or false, and code points of ITU-T H.273,
                             0 to 255: "matrix" =2, "primaries" =2, "transfer" =2}
+        "icc"               =null: what the RGB of a still means where that is not sRGB: an ICC profile for RGB
+                            (ISO 15076-1) of up to 49152 bytes, as base64 (RFC 4648, padded) of a zlib stream
+                            (RFC 1950), 1 to 65536 characters. A reader need not look into the profile, and MUST NOT
+                            unpack more than its 49152 bytes. A writer of pictures SHOULD embed it.
         "rotation"          =0: degrees counter-clockwise the source asked for, -360 to 360; for the record,
                             the pictures are upright
     "blobs"     =[]: the form of each track file, "mp4" or "matroska"; at most 256
@@ -45,9 +49,11 @@ and MUST reject a header that breaks a range below *before* they allocate anythi
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
+import zlib
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -62,6 +68,7 @@ MAX_CHAPTERS = 10_000
 MAX_METADATA = 1000
 MAX_TEXT = 65536
 MAX_DEPTH = 32
+MAX_PROFILE = 49152
 BASES = ("none", "av1")
 SCALES = (Fraction(1), Fraction(2, 3), Fraction(1, 2))  # of both sides, at which pictures may be stored
 BLOB_FORMS = ("mp4", "matroska")
@@ -129,6 +136,7 @@ def unpack_header(text: bytes) -> Header:
         tracks=tuple(_track(track, len(blobs)) for track in _list(top, "tracks", MAX_TRACKS)),
         chapters=tuple(_chapter(chapter) for chapter in _list(top, "chapters", MAX_CHAPTERS)),
         metadata=_metadata(_object(top, "metadata", {})),
+        icc=_unpack_profile(video["icc"]) if video.get("icc") is not None else b"",
     )
     base = _choice(top.get("base"), "base", BASES)
     scale = _scale(top, base)
@@ -156,8 +164,9 @@ def _to_json(header: Header) -> dict[str, Any]:
         "rate": info.rate and _pair(info.rate),
         "frames": info.frames,
         "sar": _pair(info.sar) if info.sar != 1 else None,
-        "colour": asdict(info.colour) if info.colour != Colour() else None,
+        "colour": _set_colours(info.colour) or None,
         "rotation": info.rotation or None,
+        "icc": _pack_profile(info.icc) if info.icc else None,
     }
     chapters = [asdict(chapter) | {"time_base": _pair(chapter.time_base)} for chapter in info.chapters]
     top = {
@@ -180,6 +189,28 @@ def _to_json(header: Header) -> dict[str, Any]:
 
 def _pair(ratio: Fraction) -> list[int]:
     return [ratio.numerator, ratio.denominator]
+
+
+def _set_colours(colour: Colour) -> dict[str, Any]:
+    usual = asdict(Colour())
+    return {key: value for key, value in asdict(colour).items() if value != usual[key]}
+
+
+def _pack_profile(icc: bytes) -> str:
+    return base64.b64encode(zlib.compress(icc, 9)).decode()
+
+
+def _unpack_profile(value: Any) -> bytes:
+    """The inverse of _pack_profile. What is in the profile is not looked at."""
+    text = _text(value, "video.icc", MAX_TEXT, least=1)
+    unpack = zlib.decompressobj()
+    try:
+        icc = unpack.decompress(base64.b64decode(text, validate=True), MAX_PROFILE + 1)
+    except (ValueError, zlib.error) as error:
+        raise FormatError(f"header: video.icc cannot be unpacked: {error}") from error
+    if not unpack.eof or unpack.unused_data or not 1 <= len(icc) <= MAX_PROFILE:
+        raise FormatError(f"header: video.icc is not one whole profile of up to {MAX_PROFILE} bytes")
+    return icc
 
 
 def _parse(text: bytes) -> dict[str, Any]:

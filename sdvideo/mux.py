@@ -1,4 +1,4 @@
-"""Pictures and the streams beside them out again: MP4 and Matroska (H.264, or AV1 as it is), or YUV4MPEG2."""
+"""Pictures and the streams beside them out again: MP4 and Matroska (H.264, or AV1 as it is), YUV4MPEG2, or a still."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from av.codec.context import Flags
 
 from sdvideo import colour
 from sdvideo.base import DELIMITER, unpack_unit
-from sdvideo.errors import SinkError
+from sdvideo.errors import SettingError, SinkError
 from sdvideo.group import KEY, CodedFrame
 from sdvideo.picture import Frame, Picture, StreamInfo
 from sdvideo.tracks import (
@@ -36,6 +36,9 @@ log = logging.getLogger("sdvideo")
 
 # Output formats by suffix; the values are FFmpeg's muxer names, except that y4m is written here.
 _FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".y4m": "y4m"}
+# Those that hold one picture; the values are Pillow's names.
+_STILLS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+_CRF = 16
 # MP4 has 32 bits for a picture's duration: finer clocks than this are rounded to microseconds.
 _FINEST_CLOCK = 100_000_000
 
@@ -45,28 +48,37 @@ def open_sink(
     info: StreamInfo,
     *,
     track_files: Sequence[Path] = (),
-    crf: int = 18,
+    crf: int | None = None,
     lossless: bool = False,
     preset: str = "veryfast",
     format: str | None = None,
+    frames: int | None = None,
 ) -> Sink:
     """Open an output video for writing, overwriting what is there.
 
     Args:
-        path: its suffix chooses the format (.mp4 .m4v .mov .mkv .y4m); "-" is standard output and, like an
-            open binary file, gets fragmented MP4, which needs no seeking.
+        path: its suffix chooses the format (.mp4 .m4v .mov .mkv .y4m, or .png .jpg .webp for one picture); "-" is
+            standard output and, like an open binary file, gets fragmented MP4, which needs no seeking.
         info: size, time base, colour, chapters, metadata and tracks, as a Source describes them.
         track_files: what Source.track_files() returned.
-        crf, lossless, preset: x264's; lossless keeps every sample.
+        crf, lossless, preset: x264's, crf 16 if not given; lossless keeps every sample (of a .webp: every colour).
         format: the suffix to go by, without its dot ("mp4", "mkv", "y4m" ...), where the name lacks it.
+        frames: how many pictures will come, where that is known.
 
     Raises:
         SinkError: the format is unknown or the file cannot be created.
+        SettingError: the format cannot hold so many pictures, or not in that quality.
     """
     kind = _choose_format(path, format)
+    if kind in _STILLS.values():
+        _check_still(kind, frames, crf, lossless)
+        return _StillSink(path, info, kind, lossless)
+    if info.icc:
+        log.warning("the colour profile of the picture has no place in a video: it is left out")
     if kind == "y4m":
         return _RawSink(path, info)
-    return _EncodedSink(path, info, kind, track_files, options=_x264_options(crf, lossless, preset))
+    options = _x264_options(_CRF if crf is None else crf, lossless, preset)
+    return _EncodedSink(path, info, kind, track_files, options=options)
 
 
 def open_copy(
@@ -82,8 +94,8 @@ def open_copy(
     first: the first temporal unit; the rest as in `open_sink`.
     """
     kind = _choose_format(path, format)
-    if kind == "y4m":
-        raise SinkError(f"{os.fspath(path)}: y4m does not hold AV1; .mp4 and .mkv do")
+    if kind in ("y4m", *_STILLS.values()):
+        raise SinkError(f"{os.fspath(path)}: {kind} does not hold AV1; .mp4 and .mkv do")
     return CopySink(path, info, kind, track_files, first)
 
 
@@ -193,6 +205,26 @@ class _RawSink(Sink):
 
     def _finish(self) -> None:
         self._file.flush()
+
+
+class _StillSink(Sink):
+    """One picture, as PNG, JPEG or WebP."""
+
+    def __init__(self, path: str | os.PathLike | BinaryIO, info: StreamInfo, kind: str, lossless: bool) -> None:
+        super().__init__(path, info)
+        self._kind, self._lossless = kind, lossless
+        if info.tracks or info.chapters:
+            log.warning("a picture holds neither sound nor subtitles nor chapters: they are left out")
+
+    def _write(self, frame: Frame) -> None:
+        if self._last_pts is not None:
+            raise SinkError(f"{self._name}: {self._kind} holds one picture")
+        from sdvideo.stills import write_picture  # with Pillow, which videos do without
+
+        write_picture(self._file or self._name, frame.picture, self._info, self._kind, self._lossless)
+
+    def _finish(self) -> None:
+        pass  # all is written
 
 
 class _MuxedSink(Sink):
@@ -373,9 +405,19 @@ def _choose_format(path: str | os.PathLike | BinaryIO, format: str | None) -> st
         suffix = Path(path).suffix.lower()
     else:
         suffix = ".mp4"
-    if suffix not in _FORMATS:
-        raise SinkError(f"{suffix or 'no suffix'}: the output is one of {' '.join(_FORMATS)}")
-    return _FORMATS[suffix]
+    known = _FORMATS | _STILLS
+    if suffix not in known:
+        raise SinkError(f"{suffix or 'no suffix'}: the output is one of {' '.join(known)}")
+    return known[suffix]
+
+
+def _check_still(kind: str, frames: int | None, crf: int | None, lossless: bool) -> None:
+    if frames is not None and frames > 1:
+        raise SettingError(f"a {kind} holds one picture, and there are {frames:,}: name an .mp4, .mkv, .mov or .y4m")
+    if crf is not None:
+        raise SettingError(f"crf is of H.264, which a {kind} does not hold; leave it out")
+    if lossless and kind == "jpeg":
+        raise SettingError("a jpeg cannot be lossless; a .png is, and a .webp can be")
 
 
 def _x264_options(crf: int, lossless: bool, preset: str) -> dict[str, str]:

@@ -86,7 +86,8 @@ class StreamInfo:
     width, height: of the upright picture, in pixels, at least 1. time_base: seconds per pts unit.
     rate: average frames per second or None. frames: number of frames if known beforehand, else None.
     sar: sample aspect ratio of the upright picture. rotation: degrees counter-clockwise by which the source
-    asked to be turned; pictures are already turned, so this is for the record.
+    asked to be turned; pictures are already turned, so this is for the record. icc: what the RGB of a still means
+    where that is not sRGB, an ICC profile as it came, b"" otherwise.
     """
 
     width: int
@@ -100,3 +101,4 @@ class StreamInfo:
     tracks: tuple[Track, ...] = ()
     chapters: tuple[Chapter, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
+    icc: bytes = b""
