@@ -157,7 +157,8 @@ class PictureSource:
             except (OSError, EOFError, ValueError, SyntaxError) as error:
                 if number == numbers[0]:
                     raise
-                log.warning("%s ends early, after %d of %d frames: %s", self._name, number, len(numbers), error)
+                done = number - numbers[0]
+                log.warning("%s ends early, after %d of %d frames: %s", self._name, done, len(numbers), error)
                 return
             seconds = Fraction(self._image.info.get("duration", 0) / 1000).limit_denominator(65535)
             yield seconds if seconds > _SHORTEST else _INSTEAD
@@ -266,24 +267,25 @@ def _sound_profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
     """What the picture's colours mean, if that is said and is not sRGB. A profile that cannot be used is left out."""
     icc = image.info.get("icc_profile")
     if not icc:
-        return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")) if image.mode == "LAB" else None
+        return None
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         space = profile.profile.xcolor_space
         if space not in _SPACES.get(image.mode.split(";")[0].rstrip("Aa"), ("RGB ",)):
             raise ValueError(f"it is one for {space.strip()}")
-        return None if space == "RGB " and _is_srgb(profile) else profile
+        levels = _on_cube(profile)
+        srgb = space == "RGB " and np.abs(levels - _on_cube(_SRGB)).max() <= _ALIKE
+        return None if srgb else profile
     except Exception as error:
         log.warning("its colour profile is left out: %s", error)
         return None
 
 
-def _is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
-    """Does it mean by all colours what sRGB means? There are too many profiles of that to know them by name."""
+def _on_cube(profile: ImageCms.ImageCmsProfile) -> np.ndarray:
+    """What it makes of colours all over the cube, in sRGB: there are too many profiles of that to know them by name."""
     levels = np.linspace(0, 255, 9).astype(np.uint8)
     cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(27, 27, 3)
-    seen = np.asarray(_to_srgb(Image.fromarray(cube), profile))
-    return int(np.abs(seen.astype(int) - cube).max()) <= _ALIKE
+    return np.asarray(_to_srgb(Image.fromarray(cube), profile)).astype(int)
 
 
 def _profile_to_carry(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> bytes:

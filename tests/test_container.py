@@ -278,6 +278,7 @@ infos = st.builds(
         st.builds(Chapter, st.integers(-(2**60) + 1, 0), st.integers(0, 9), ratios, texts), max_size=3
     ).map(tuple),
     metadata=st.dictionaries(texts, texts, max_size=3),
+    icc=st.binary(max_size=60),
 )
 headers = st.builds(
     Header,

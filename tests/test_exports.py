@@ -12,7 +12,7 @@ import pytest
 import sdvideo
 
 PACKAGE = Path(sdvideo.__file__).parent
-HEAVY = {"torch", "diffusers", "cv2", "av", "tqdm", "constriction"}
+HEAVY = {"torch", "diffusers", "cv2", "av", "tqdm", "constriction", "PIL"}
 LIGHT = (
     "sdvideo",
     "sdvideo.cli",

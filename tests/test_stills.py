@@ -23,7 +23,7 @@ from test_container import file_of, header_with, preamble
 
 import sdvideo
 from sdvideo.demux import open_source
-from sdvideo.errors import FormatError, SettingError, SourceError
+from sdvideo.errors import FormatError, SettingError, SinkError, SourceError
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
 
@@ -295,6 +295,11 @@ def test_only_the_first_page(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "sdvideo"):
         assert_alike(as_read(tmp_path / "pages.tif"), photo())
     assert lines(caplog) == "1 further pages are left out"
+    caplog.clear()
+    photo().save(tmp_path / "depth.jpg", "MPO", save_all=True, append_images=[photo(mode="L")], quality=95)
+    with caplog.at_level(logging.WARNING, "sdvideo"):
+        assert_alike(as_read(tmp_path / "depth.jpg"), photo(), most=4)
+    assert not caplog.records  # what a camera puts beside a photo is not one more
 
 
 # --- colours that are not sRGB ------------------------------------------------------------------------------
@@ -381,6 +386,15 @@ def test_a_broken_profile_is_left_out(tmp_path, icc, caplog):
     assert_alike(found, photo())
     with open_source(tmp_path / "photo.png") as source:
         assert source.info.icc == b""
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L"])
+def test_a_profile_that_leads_nowhere_is_left_out(tmp_path, mode, caplog):
+    icc = profile({"CMYK": b"CMYK", "L": b"GRAY"}[mode], {})
+    photo(mode=mode).save(tmp_path / "photo.tif", icc_profile=icc)
+    with caplog.at_level(logging.WARNING, "sdvideo"):
+        assert_alike(as_read(tmp_path / "photo.tif"), photo(mode=mode))
+    assert "its colour profile is left out" in lines(caplog)
 
 
 def packed(data: bytes) -> str:
@@ -551,6 +565,14 @@ def test_settings_that_a_picture_does_not_have(tmp_path):
     assert "a size" in error("encode", tmp_path / "photo.png", "-y", "--bitrate", "20k", code=2)
     assert "does not hold AV1" in error("decode", tmp_path / "photo.sdv", "--preview", "-o", tmp_path / "x.png", code=1)
     assert not list(tmp_path.glob("*x.*"))
+
+
+def test_what_a_format_cannot_hold(tmp_path):
+    Image.new("RGB", (16384, 2)).save(tmp_path / "wide.png")
+    sdvideo.encode(tmp_path / "wide.png", preset="fast")
+    with pytest.raises(SinkError, match="WebP"):
+        sdvideo.decode(tmp_path / "wide.sdv", tmp_path / "wide.webp")
+    assert not list(tmp_path.glob("*.webp*"))
 
 
 def png_of(width: int, height: int) -> bytes:
