@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import logging
@@ -22,6 +23,7 @@ from test_cli import ENVIRONMENT, error, objects, run
 from test_container import file_of, header_with, preamble
 
 import sdvideo
+from sdvideo.container import Reader, Writer
 from sdvideo.demux import open_source
 from sdvideo.errors import FormatError, SettingError, SinkError, SourceError
 
@@ -425,11 +427,16 @@ def test_a_file_with_a_hostile_profile_is_refused(tmp_path, text):
 
 def test_what_is_in_a_profile_is_nobodys_business_when_decoding(tmp_path):
     """A profile of nonsense goes through as it is; whoever shows the picture may look at it."""
-    nonsense = np.random.default_rng(1).bytes(2000)
-    path = tmp_path / "odd.sdv"
-    path.write_bytes(file_of([], preamble(header_with(video__icc=packed(zlib.compress(nonsense))))))
-    with sdvideo.open(path) as video:
-        assert video.info.icc == nonsense
+    nonsense = np.random.default_rng(1).bytes(20_000)
+    photo().save(tmp_path / "photo.png")
+    with Reader(sdvideo.encode(tmp_path / "photo.png").path) as reader, (tmp_path / "odd.sdv").open("wb") as file:
+        info = dataclasses.replace(reader.header.info, icc=nonsense)
+        writer = Writer(file, dataclasses.replace(reader.header, info=info))
+        writer.write_group(reader.read_group(0))
+        writer.finish()
+    for suffix in (".png", ".jpg", ".webp"):
+        sdvideo.decode(tmp_path / "odd.sdv", tmp_path / f"odd{suffix}")
+        assert Image.open(tmp_path / f"odd{suffix}").info["icc_profile"] == nonsense
 
 
 # --- animations ---------------------------------------------------------------------------------------------
