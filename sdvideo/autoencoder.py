@@ -2,10 +2,18 @@
 
 Any 4-D one fits (AutoencoderKL of Stable Diffusion and FLUX, AutoencoderTiny, AutoencoderDC, ...), from a
 folder or from the Hugging Face Hub. Its class is the one config.json names; its weights are safetensors,
-never pickles; how many channels and how many pixels per latent it has is found by trying.
+never pickles; how many channels, how many pixels per latent and what range it has is found by trying.
 
 The scale of latents and their prediction are those of `latent_space.py`: no network takes part in them.
-Networks run only before quantising and for the picture.
+Networks run only before quantising and for the picture. A scaling_factor that a config gives is believed where
+latents of a test picture bear it out. Many classes give none, some apply it themselves, others have by default
+what belongs to another model: there the test picture's deviation and mean take its place. Scale and shift are
+written into the file, and the file's are those that a decoder uses.
+
+Refinement. What an encoder makes of a picture is not the latent that paints it best. With preset best, a few
+steps down the gradient of the squared error of the painted picture lead to a better one. The way is short, a
+quarter of a deviation at most; it begins at the encoder's latent for every frame anew, and what lies off the
+prediction costs about what its bits are worth, so that refining does not wake what is at rest.
 
 The picture. Autoencoders see the whole of a latent at once: a change somewhere changes samples everywhere, a
 little. So only what lies near a change since the last painted picture is painted anew, the rest stays as it
@@ -17,7 +25,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,10 +35,11 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from .colour import from_rgb, to_rgb
 from .container import ModelId
-from .errors import ModelError
+from .errors import FormatError, ModelError
 from .latent_space import FINE, LEVELS, LatentSpace, Reference, grid
 from .latents import choose_device
 from .motion import BLOCK
@@ -41,10 +49,16 @@ _TILED = 2**20  # pixels above which a picture is worked on in tiles
 _TILE, _OVERLAP = 512, 64  # pixels
 _REACH = 3  # latents around a changed one that are painted anew, and one more to fade
 _PROBE = (128, 192)  # pixels
+_LEAST_DEVIATION = 1e-6
+_BELIEVED = 4  # times the probe's deviation: how far off a config's scale is still that of other pictures
+_REFINEMENTS = 4  # steps down the gradient
+_STRIDE = LEVELS / 10  # of the first of them at most, in every latent sample; those after it are ever shorter
+_PULL = 0.2  # squared grey levels a sample of the picture may be worse by, for a latent to be a step nearer, per step
+_MOST_SCALE = 1e9
 
 _WEIGHTS = "diffusion_pytorch_model"
 _VARIANTS = ("", ".fp16", ".bf16")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 log = logging.getLogger("sdvideo")
 
@@ -55,32 +69,42 @@ log = logging.getLogger("sdvideo")
 class Source(NamedTuple):
     """A picture to be coded.
 
-    luma: uint8 [H, W], multiples of 16; latent: float32 [h, w, channels], in steps of size 1.
+    luma: uint8 [H, W], multiples of 16; latent: float32 [h, w, channels], in steps of size 1. pixels: what it is to
+    look like, float32 [1, 3, h * block, w * block], -1..1.
     """
 
     luma: np.ndarray
     latent: np.ndarray
+    pixels: torch.Tensor
 
 
 class AutoencoderModel(LatentSpace):
     """A frozen autoencoder as a latent model (see latents.py). Not for use by several threads at once.
 
-    colour: what the code values of pictures mean; set it before the first picture.
+    colour: what the code values of pictures mean; set it before the first picture. refine: whether analyse looks for a
+    better latent than the encoder's.
     """
 
-    def __init__(self, network: torch.nn.Module, model_id: ModelId, device: str = "cpu"):
-        """network: encodes and decodes as in diffusers. Raises ModelError if it is no image autoencoder."""
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        model_id: ModelId,
+        device: str = "cpu",
+        latent: dict[str, Any] | None = None,
+    ):
+        """network: encodes and decodes as in diffusers. latent: what a file says of its latents, None: find out.
+
+        Raises ModelError if it is no image autoencoder, FormatError if the file's latents are not its own.
+        """
         config = network.config
         full = device == "cpu" or getattr(config, "force_upcast", False)
         self._dtype = torch.float32 if full else torch.float16
         self._device = device
         self._network = network.eval().requires_grad_(False)
         self._convert(memory_format=torch.channels_last)
-        self._scale = LEVELS * _number(config, "scaling_factor", 1.0)
-        self._shift = _number(config, "shift_factor", 0.0)
-        if self._scale <= 0:
-            raise ModelError(f"{type(network).__name__} has a scaling_factor that is not above 0")
-        super().__init__(*self._probe())
+        channels, block, found = self._probe()
+        super().__init__(channels, block)
+        self._scale, self._shift = found if latent is None else _stored(latent)
         self.id = model_id
         self.description = {
             "channels": self.coder.channels,
@@ -90,6 +114,7 @@ class AutoencoderModel(LatentSpace):
             "shift": self._shift,
         }
         self.colour = Colour()
+        self.refine = False
 
     def source(self, picture: Picture) -> Source:
         rows, columns = grid(picture.height, picture.width, self.block)
@@ -99,13 +124,42 @@ class AutoencoderModel(LatentSpace):
         latent = (latent - self._shift) * self._scale
         luma_rows, luma_columns = grid(picture.height, picture.width, BLOCK)
         luma = _pad(picture.y, luma_rows * BLOCK, luma_columns * BLOCK)
-        return Source(luma, latent[0].permute(1, 2, 0).contiguous().numpy())
+        return Source(luma, _to_array(latent), pixels)
 
     def luma(self, source: Source | Reference) -> np.ndarray | None:
         return source.luma if isinstance(source, Source) else None
 
     def analyse(self, source: Source, prediction: Reference, step: float) -> np.ndarray:
-        return source.latent - prediction.values.astype(np.float32) / FINE
+        expected = prediction.values.astype(np.float32) / FINE
+        latent = self._refined(source, expected, step) if self.refine else source.latent
+        return latent - expected
+
+    def _refined(self, source: Source, expected: np.ndarray, step: float) -> np.ndarray:
+        """The latent that analyse is to reach, float32 [h, w, channels]; expected: the prediction, likewise."""
+        pull = _PULL * step if expected.any() else 0.0
+        latents = torch.from_numpy(np.concatenate([source.latent, expected], 2)).permute(2, 0, 1)[None]
+        all_of_it = torch.cat([latents, pixel_unshuffle(source.pixels, self.block)], 1)
+        return _to_array(self._everywhere(partial(self._descend, pull=pull), all_of_it, 1, 1, _TILE**2))
+
+    @torch.enable_grad()
+    def _descend(self, all_of_it: torch.Tensor, pull: float) -> torch.Tensor:
+        """Encoder's latent, prediction and pixels, [1, c, h, w] -> better latent, float32 [1, channels, h, w]."""
+        channels = self.coder.channels
+        start, expected, pixels = all_of_it.to(self._device).tensor_split([channels, 2 * channels], 1)
+        pixels = pixel_shuffle(pixels, self.block)
+        pull *= pixels.numel() / start.numel() / 127.5**2
+        latent = start.clone().requires_grad_()
+        descent = torch.optim.Adam([latent])
+        for left in range(_REFINEMENTS, 0, -1):
+            descent.param_groups[0]["lr"] = _STRIDE * left / _REFINEMENTS
+            raw = latent / self._scale + self._shift
+            seen = self._network.decode(raw.to(self._dtype)).sample.float()
+            # Sums, for means have gradients too small for 16 bits.
+            cost = (seen - pixels).square().sum() + pull * (latent - expected).abs().sum()
+            (latent.grad,) = torch.autograd.grad(cost, latent)
+            descent.step()
+        better = latent.detach()
+        return torch.where(better.isfinite(), better, start).cpu()
 
     def picture(self, reference: Reference, height: int, width: int) -> Picture:
         if reference.seen is None:
@@ -130,11 +184,12 @@ class AutoencoderModel(LatentSpace):
         pixels = pixels[0, :, :height, :width].add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
         return from_rgb(pixels.permute(1, 2, 0).contiguous().numpy(), self.colour)
 
-    def _probe(self) -> tuple[int, int]:
-        """Channels and pixels per latent, found by coding a grey picture."""
+    def _probe(self) -> tuple[int, int, tuple[float, float]]:
+        """Channels, pixels per latent, and (scale, shift), found by coding a test picture."""
         kind = type(self._network).__name__
+        chance = _state_of_chance(self._device)
         try:
-            latent = self._encode(torch.zeros(1, 3, *_PROBE))
+            latent = self._encode(_probe_picture(*_PROBE))
             seen = self._decode(latent).shape
             channels, rows, columns = latent.shape[1:]
         except ModelError:
@@ -144,15 +199,24 @@ class AutoencoderModel(LatentSpace):
         block = _PROBE[0] // rows
         if seen != (1, 3, *_PROBE) or (rows * block, columns * block) != _PROBE:
             raise ModelError(f"{kind} does not give a picture back at the size it had: it cannot be used")
-        return channels, block
+        if not torch.equal(_state_of_chance(self._device), chance):
+            raise ModelError(f"{kind} draws random numbers, so it never paints the same twice: it cannot be used")
+        deviation = float(latent[0].var((1, 2)).mean().sqrt())
+        if deviation < _LEAST_DEVIATION:
+            raise ModelError(f"{kind} gives the same latent wherever it looks: it cannot be used")
+        return channels, block, _scale_of(self._network.config, deviation, float(latent.mean()))
 
-    def _everywhere(self, work: Callable, x: torch.Tensor, scale: int, scale_out: int) -> torch.Tensor:
+    def _everywhere(
+        self, work: Callable, x: torch.Tensor, scale: int, scale_out: int, most: int | None = None
+    ) -> torch.Tensor:
         """Do work on x, [1, c, h * scale, w * scale]: at once, or in overlapping tiles where that is a lot.
+
+        most: pixels that are not too many at once.
 
         Returns [1, c', h * scale_out, w * scale_out], blended linearly where tiles overlap.
         """
         rows, columns = x.shape[2] // scale, x.shape[3] // scale
-        if rows * columns * self.block**2 <= _TILED:
+        if rows * columns * self.block**2 <= (most or _TILED):
             return work(x)
         total, weights = None, torch.zeros(rows * scale_out, columns * scale_out)
         for top, bottom in _tiles(rows, self.block):
@@ -192,14 +256,42 @@ class AutoencoderModel(LatentSpace):
         torch.nn.Module.to(self._network, self._device, self._dtype, **options)
 
 
-def _number(config: Any, key: str, default: float) -> float:
-    """A number of a config; the default where it is absent or None."""
-    value = getattr(config, key, None)
-    if value is None:
-        return default
-    if isinstance(value, (int, float)) and math.isfinite(value):
-        return float(value)
-    raise ModelError(f"the config of the autoencoder says {key} {str(value)[:40]}: not a number")
+def _scale_of(config: Any, deviation: float, mean: float) -> tuple[float, float]:
+    """(scale, shift), given how the latents of the probe are: the config's, unless they are far from it."""
+    factor, offset = getattr(config, "scaling_factor", None) or 1.0, getattr(config, "shift_factor", None) or 0.0
+    if all(isinstance(value, (int, float)) for value in (factor, offset)):
+        near = 1 / _BELIEVED <= factor * deviation <= _BELIEVED and abs(mean - offset) <= _BELIEVED * deviation
+        if near:
+            return LEVELS * float(factor), float(offset)
+    # Three digits: what another machine computes in the last place makes no other file.
+    return float(f"{LEVELS / deviation:.3g}"), float(f"{mean:.3g}")
+
+
+def _stored(latent: dict[str, Any]) -> tuple[float, float]:
+    """The scale and the shift that a header holds. Raises FormatError where it does not."""
+    scale, shift = latent.get("scale"), latent.get("shift")
+    if not all(isinstance(value, (int, float)) and abs(value) <= _MOST_SCALE for value in (scale, shift)):
+        raise FormatError("header: latent.scale or latent.shift is no number of a sensible size")
+    if scale < 1 / _MOST_SCALE:
+        raise FormatError("header: latent.scale is not above 0")
+    return float(scale), float(shift)
+
+
+def _probe_picture(height: int, width: int) -> torch.Tensor:
+    """Coloured clouds of all sizes with hard edges in them, always the same: float32 [1, 3, height, width], -1..1."""
+    random = np.random.default_rng(0)
+    picture = np.zeros((height, width, 3), np.float32)
+    for octave in range(6):
+        grain = random.uniform(-1, 1, (2 << octave, 3 << octave, 3)).astype(np.float32)
+        cloud = cv2.resize(grain, (width, height), interpolation=cv2.INTER_CUBIC)
+        picture += 0.75**octave * (0.7 * cloud.mean(2, keepdims=True) * 1.7 + 0.3 * cloud)
+    picture[height // 4 : height // 2, width // 3 : width // 2] *= -1
+    picture[height // 2 :, width * 3 // 4 :] *= 0.3
+    return torch.from_numpy(picture).permute(2, 0, 1)[None].clamp(-1, 1).contiguous()
+
+
+def _state_of_chance(device: str) -> torch.Tensor:
+    return torch.get_rng_state() if device == "cpu" else torch.cuda.get_rng_state()
 
 
 def _latent_of(output: Any) -> torch.Tensor:
@@ -207,6 +299,11 @@ def _latent_of(output: Any) -> torch.Tensor:
     if hasattr(output, "latent_dist"):
         return output.latent_dist.mode()
     return output.latents if hasattr(output, "latents") else output.latent
+
+
+def _to_array(latent: torch.Tensor) -> np.ndarray:
+    """[1, channels, h, w] -> [h, w, channels]."""
+    return latent[0].permute(1, 2, 0).contiguous().numpy()
 
 
 # --- sizes and tiles ----------------------------------------------------------------------------------------
@@ -231,9 +328,12 @@ def _tiles(count: int, block: int) -> tuple[tuple[int, int], ...]:
 
 
 def _ramp(count: int, fade: int) -> torch.Tensor:
-    """Weights along a tile: rising over the first `fade` samples, falling over the last."""
+    """Weights along a tile: rising over the first `fade` samples, falling over the last.
+
+    Next to its edge, where it lacks what lies beyond, a tile counts only if there is no other: at the picture's border.
+    """
     inwards = torch.arange(count) + 0.5
-    return torch.minimum(inwards, inwards.flip(0)).clamp(max=fade) / fade
+    return ((torch.minimum(inwards, inwards.flip(0)) - fade / 4) / (fade / 2)).clamp(1e-3, 1)
 
 
 # --- change -------------------------------------------------------------------------------------------------
@@ -262,26 +362,32 @@ def _mix(old: Picture, new: Picture, share: np.ndarray) -> Picture:
 
 
 def load_autoencoder(
-    name: str, *, device: str = "auto", revision: str | None = None, download: bool = True
+    name: str,
+    *,
+    device: str = "auto",
+    revision: str | None = None,
+    download: bool = True,
+    latent: dict[str, Any] | None = None,
 ) -> AutoencoderModel:
     """An autoencoder from a folder or the Hub, alone or as the `vae` of a whole pipeline.
 
-    name: a folder, or owner/name on the Hub; device: "auto", "cpu" or "cuda"; revision: a commit, branch or
-    tag on the Hub. What is in the local cache of the Hub is not asked for again; with download=False nothing
-    else is. Raises ModelError, in one
-    line, for whatever does not lead to an image autoencoder.
+    name: a folder, or owner/name or owner/name@revision on the Hub; device: "auto", "cpu" or "cuda"; revision: a
+    commit, branch or tag on the Hub, where the name has none. What is in the local cache of the Hub is not asked for
+    again; with download=False nothing else is. latent: what a file says of its latents, whose scale and shift then
+    hold. Raises ModelError, in one line, for whatever does not lead to an image autoencoder.
     """
     device = choose_device(device)
     found = _find(name, revision, download)
     kind = _class_of(found.config, name)
     _refuse_video(found, name)
     network = _load(kind, found, name)
-    return AutoencoderModel(network, ModelId(name, found.revision, _fingerprint(found)), device)
+    return AutoencoderModel(network, ModelId(found.name, found.revision, _fingerprint(found)), device, latent)
 
 
 class _Found(NamedTuple):
     """Where an autoencoder is. folder: of config.json; weights: its files; variant: "", "fp16", "bf16"."""
 
+    name: str
     folder: Path
     config: dict[str, Any]
     weights: list[Path]
@@ -292,10 +398,19 @@ class _Found(NamedTuple):
 def _find(name: str, revision: str | None, download: bool) -> _Found:
     if Path(name).is_dir():
         return _gather(name, ("", "vae/"), partial(_local_file, Path(name)))
-    if not _HUB_ID.fullmatch(name) or name.startswith("."):
-        raise ModelError(f"there is no folder {name!r}: give a folder of an autoencoder, or owner/name on the Hub")
-    hub = _Hub(name, revision, download)
-    found = _gather(name, hub.parts(), hub.file)
+    parts = _HUB_ID.fullmatch(name)
+    if parts is None or name.startswith(".") or not (download or revision):
+        raise ModelError(
+            f"there is no folder {name!r} here: name the model (--model), as the folder of an autoencoder or as "
+            "owner/name or owner/name@revision on the Hub"
+        )
+    hub = _Hub(parts[1], parts[2] or revision, download)
+    try:
+        found = _gather(parts[1], hub.parts(), hub.file)
+    except ModelError:
+        if hub.unreached is None:
+            raise
+        raise hub.unreached from None
     return found._replace(revision=hub.commit)
 
 
@@ -315,7 +430,7 @@ def _gather(name: str, parts: tuple[str, ...], fetch: Callable[[str], Path | Non
         elif index := fetch(f"{part}{_WEIGHTS}.safetensors.index{variant}.json"):
             weights = [fetch(part + shard) for shard in _shards(index)]
         if weights and None not in weights:
-            return _Found(path.parent, config, weights, variant.lstrip("."), "")
+            return _Found(name, path.parent, config, weights, variant.lstrip("."), "")
     if fetch(f"{part}{_WEIGHTS}.bin"):
         raise ModelError(f"{name} has its weights only as a pickle, which is never loaded: convert to safetensors")
     raise ModelError(f"{name} has no {part}{_WEIGHTS}.safetensors, or not all of it")
@@ -343,11 +458,18 @@ def _local_file(folder: Path, file: str) -> Path | None:
 
 
 class _Hub:
-    """The files of a model on the Hub, all of one commit: from the local cache, else downloaded."""
+    """The files of a model on the Hub, all of one commit: from the local cache, else downloaded.
+
+    commit: which one, once a file was found. unreached: why some file could not be asked for; one try is enough.
+    """
 
     def __init__(self, name: str, revision: str | None, download: bool):
-        self._name, self._revision, self._may_download = name, revision or None, download
+        self._name, self._revision = name, revision or None
         self.commit = ""
+        self.unreached: ModelError | None = None
+        self._called = f"{name}@{revision}" if revision else name
+        self._fetch = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+        self._may_download = download
 
     def parts(self) -> tuple[str, ...]:
         """The folders to look into; only that of a pipeline's autoencoder if just that is in the cache."""
@@ -355,13 +477,9 @@ class _Hub:
         return ("vae/",) if within and not alone else ("", "vae/")
 
     def file(self, file: str) -> Path | None:
-        """The path of a file, None if the Hub has none of that name."""
+        """The path of a file, None if the Hub has none of that name, or it is out of reach."""
         path, missing = self._cached(file)
-        if path is None and not missing:
-            if not self._may_download:
-                raise ModelError(
-                    f"{self._name} is neither a folder nor in the cache here; name the model to have it fetched"
-                )
+        if path is None and not missing and self.unreached is None:
             path = self._download(file)
         if path is not None and (commit := re.search("/snapshots/([0-9a-f]{40})/", path.as_posix())):
             self.commit = self._revision = commit[1]
@@ -377,24 +495,34 @@ class _Hub:
     def _download(self, file: str) -> Path | None:
         from huggingface_hub import errors, hf_hub_download
 
+        if not self._may_download:
+            self.unreached = ModelError(
+                f"{self._called}, which the file was made with, is not in the cache of the Hub here: run "
+                f"`{self._fetch}`, or name the model (--model), as {self._called} or as the folder of a copy"
+            )
+            return None
         try:
-            return Path(hf_hub_download(self._name, file, revision=self._revision))
+            with _quiet("huggingface_hub"):  # which tells of every try
+                return Path(hf_hub_download(self._name, file, revision=self._revision))
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
             raise ModelError(
-                f"{self._name} is no folder here and not to be had on the Hub; "
+                f"{self._called} is no folder here and not to be had on the Hub; "
                 f"a private model needs `hf auth login` ({_line(error)})"
             ) from error
         except errors.EntryNotFoundError as error:
-            if not isinstance(error, errors.LocalEntryNotFoundError):
-                return None
-            raise ModelError(self._out_of_reach(error)) from error
+            if isinstance(error, errors.LocalEntryNotFoundError):
+                self.unreached = self._out_of_reach(error)
         except (OSError, ValueError) as error:
-            raise ModelError(self._out_of_reach(error)) from error
+            self.unreached = self._out_of_reach(error)
+        return None
 
-    def _out_of_reach(self, error: Exception) -> str:
-        return (
-            f"{self._name} is no folder here, not in the cache, and the Hub cannot be reached: "
-            f"run `hf download {self._name}` while it can, or give the folder of a copy ({_line(error)})"
+    def _out_of_reach(self, error: Exception) -> ModelError:
+        from huggingface_hub import constants
+
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _line(error)
+        return ModelError(
+            f"{self._called} is no folder here, not (or not all of it) in the cache, and the Hub cannot be reached: "
+            f"run `{self._fetch}` where it can, or give the folder of a copy ({why})"
         )
 
 
@@ -447,7 +575,7 @@ def _load(kind: type, found: _Found, name: str) -> torch.nn.Module:
 
 @contextmanager
 def _quiet(library: str) -> Iterator[None]:
-    """Only errors from a library that has something to say about most configs of others."""
+    """Only errors from a library that has much to say."""
     logger = logging.getLogger(library)
     level = logger.level
     logger.setLevel(logging.ERROR)

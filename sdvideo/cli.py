@@ -151,7 +151,9 @@ def encode(
     preset: Annotated[str, typer.Option(help=f"Time for bits: {', '.join(PRESETS)}.")] = "balanced",
     model: Annotated[
         str,
-        typer.Option(metavar="NAME|DIR", help="embedded, or a diffusers autoencoder: a folder or a Hub id."),
+        typer.Option(
+            metavar="NAME|DIR", help="embedded, or a diffusers autoencoder: a folder or a Hub id (owner/name@revision)."
+        ),
     ] = DEFAULT_MODEL,
     base: Annotated[
         str | None,

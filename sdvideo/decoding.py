@@ -256,7 +256,13 @@ class VideoReader:
                 self._model = load_restorer(device=self._device, expected=header.model)
             return BaseFrameDecoder(self._model, *size)
         if self._model is None:
-            self._model = load_model(self._name, device=self._device, colour=header.info.colour, expected=header.model)
+            self._model = load_model(
+                self._name,
+                device=self._device,
+                colour=header.info.colour,
+                expected=header.model,
+                latent=header.latent,
+            )
             _check_fit(self._model, header)
         from .loop import FrameDecoder
 

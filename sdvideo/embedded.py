@@ -229,9 +229,7 @@ def _pad(plane: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.pad(plane, ((0, height - plane.shape[0]), (0, width - plane.shape[1])), mode="edge")
 
 
-def load_embedded(
-    name: str = DEFAULT_MODEL, *, device: str = "auto", revision: str | None = None, download: bool = False
-) -> EmbeddedModel:
+def load_embedded(*, device: str = "auto") -> EmbeddedModel:
     """The model that ships with the package, on "cpu" or "cuda" ("auto": cuda where there is one)."""
     data = WEIGHTS.read_bytes()
     tensors = safetensors.torch.load(data)

@@ -85,7 +85,9 @@ class _LatentWay:
 
     def __init__(self, info: StreamInfo, settings: EncodeSettings, total: int | None):
         self._info, self._settings = info, settings
-        self._model = load_model(settings.model, device=settings.device, colour=info.colour)
+        self._model = load_model(
+            settings.model, device=settings.device, colour=info.colour, refine=settings.preset == "best"
+        )
         self.model, self.coder = self._model.id, self._model.coder.name
         sizes = {"channels": self._model.coder.channels, "block": self._model.block}
         self.latent = {**sizes, **self._model.description}

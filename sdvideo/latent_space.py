@@ -1,10 +1,11 @@
 """Latents as integers, in the scale diffusion models are trained on, and their prediction: no network, no floats.
 
-The scale. Diffusion models are trained on latents of unit deviation, so an autoencoder's config tells the scale of
-its latents: (raw - shift_factor) * scaling_factor. Here that is multiplied by LEVELS, to be measured in the codec's
-steps, which are meant for grey levels: quality 50 quantises a latent to a third of its deviation, quality 100 to a
-thirtieth. A reference holds sixteenths of that in integers. Prediction is a warp of these integers in integers, the
-same on every machine. So the latents of a file follow from the file alone; its autoencoder is needed for pictures.
+The scale. Diffusion models are trained on latents of unit deviation, so an autoencoder's config tells the scale of its
+latents: (raw - shift_factor) * scaling_factor; where that cannot be, autoencoder.py finds another. Here that is
+multiplied by LEVELS, to be measured in the codec's steps, which are meant for grey levels: quality 50 quantises a
+latent to a third of its deviation, quality 100 to a thirtieth. A reference holds sixteenths of that in integers.
+Prediction is a warp of these integers in integers, the same on every machine. So the latents of a file follow from the
+file alone; its autoencoder is needed for pictures.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
@@ -26,21 +26,28 @@ def load_model(
     device: str = "auto",
     colour: Colour | None = None,
     expected: ModelId | None = None,
+    latent: dict[str, Any] | None = None,
+    refine: bool = False,
 ) -> LatentModel:
     """Find a latent model by name: "embedded" (None), a folder of a diffusers autoencoder, or a Hub id.
 
-    colour: of the pictures it will see. expected: what a file was made with. Without a name of the caller's own that
-    model is looked for on this machine only: a file must not make anybody download anything. Another hash is a
-    ModelError, never a wrong picture.
+    A Hub id may say which revision, as owner/name@revision. colour: of the pictures it will see. expected: what a file
+    was made with; latent: what its header says of the latents. refine: let an encoder look for better latents than the
+    autoencoder's own, which takes long. Without a name of the caller's own that model is looked for on this machine
+    only: a file must not make anybody download anything. Another hash is a ModelError, never a wrong picture.
     """
     download = name is not None
     name = name or (expected.name if expected else DEFAULT_MODEL)
+    revision = expected.revision if expected and name == expected.name else None
     if name == DEFAULT_MODEL:
-        from .embedded import load_embedded as load
+        from .embedded import load_embedded
+
+        model = load_embedded(device=device)
     else:
-        from .autoencoder import load_autoencoder as load
-    revision = expected.revision if expected else None
-    model = load(name, device=device, revision=revision, download=download)
+        from .autoencoder import load_autoencoder
+
+        model = load_autoencoder(name, device=device, revision=revision, download=download, latent=latent)
+        model.refine = refine
     if colour is not None:
         model.colour = colour
     if expected is not None:

@@ -18,12 +18,12 @@ DEFAULT_QUALITY = 50.0
 class EncodeSettings:
     """How to encode.
 
-    quality: 0..100, or None when bitrate or size steers. bitrate: bits per second of the whole file; size: bytes of
-    the whole file. keyint: the most frames a group may have, 1 = every frame stands alone. preset: how long to search.
-    model: "embedded", a folder or a Hub id. base: "av1" or "none" (latent deltas and coded block motion); if not given,
-    "av1" with the embedded model, and "none" with others, which have no other way. device: see DEVICES. scale: of the
-    pictures that are coded, one of SCALES; if not given, what suits the quality, with base av1 each group; "1" with
-    models other than the embedded one.
+    quality: 0..100, or None when bitrate or size steers. bitrate: bits per second of the whole file; size: bytes of the
+    whole file. keyint: the most frames a group may have, 1 = every frame stands alone. preset: how long to search.
+    model: "embedded", a folder or a Hub id, owner/name or owner/name@revision. base: "av1" or "none" (latent deltas and
+    coded block motion); if not given, "av1" with the embedded model, and "none" with others, which have no other way.
+    device: see DEVICES. scale: of the pictures that are coded, one of SCALES; if not given, what suits the quality,
+    with base av1 each group; "1" with models other than the embedded one.
     """
 
     quality: float | None = None

@@ -508,10 +508,6 @@ def test_missing_or_damaged_weights_are_refused(copy):
 
 
 def test_unfit_configs_are_refused(copy):
-    edit(copy, scaling_factor=-1)
-    refused(copy, "scaling_factor")
-    edit(copy, scaling_factor=[1, 2])
-    refused(copy, "scaling_factor")
     edit(copy, _class_name="NoSuchAutoencoder")
     refused(copy, "NoSuchAutoencoder", "does not know")
     edit(copy, _class_name="DiffusionPipeline")

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 import sdvideo
 from sdvideo.colour import to_rgb
+from sdvideo.container import Reader
 from sdvideo.demux import open_source
 from sdvideo.errors import DamagedError, FormatError, ModelError, SettingError
 from sdvideo.latent_space import FINE, LEVELS
@@ -143,8 +144,10 @@ def test_they_are_the_encoders_within_a_step(made):
     with sdvideo.open(made.folder / "keys.sdv") as video:
         steps = [step_size(coded.step) / LEVELS for coded in video.coded_frames()]
         found = video.latents()
+    with Reader(made.folder / "keys.sdv") as reader:
+        scale, shift = reader.header.latent["scale"] / LEVELS, reader.header.latent["shift"]
     for latent, raw, step in zip(found, made.raw, steps, strict=True):
-        assert np.abs(latent - (raw - SHIFT) * SCALE).max() <= 1.01 * step + 1 / (FINE * LEVELS)
+        assert np.abs(latent - (raw - shift) * scale).max() <= 1.01 * step + 1 / (FINE * LEVELS)
 
 
 def test_sizes_are_rounded_up_to_whole_latents(made):

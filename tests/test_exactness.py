@@ -16,7 +16,7 @@ from sdvideo.predict import is_cut, unchanged
 
 @pytest.fixture(scope="module")
 def model():
-    return load_embedded("embedded", device="cpu").coder._model
+    return load_embedded(device="cpu").coder._model
 
 
 @pytest.fixture
