@@ -20,7 +20,7 @@ from . import __version__
 from .console import Progress, clock, put, put_json, say, set_up
 from .errors import OutputExists, SdvError, SettingError
 from .output import check_output
-from .settings import BASES, DEFAULT_MODEL, DEFAULT_QUALITY, DEVICES, PRESETS, EncodeSettings, parse_amount
+from .settings import BASES, DEFAULT_MODEL, DEFAULT_QUALITY, DEVICES, PRESETS, QUANTIZERS, EncodeSettings, parse_amount
 
 app = typer.Typer(
     help="A video codec that codes learned latents as deltas along the motion.",
@@ -171,6 +171,10 @@ def encode(
             show_default=False,
         ),
     ] = None,
+    quantizer: Annotated[
+        str,
+        typer.Option(help=f"How latents of a --model of its own become integers: {', '.join(QUANTIZERS)}."),
+    ] = "uniform",
     device: Device = "auto",
     keyint: Annotated[int, typer.Option(metavar="N", help="The most frames between key frames.")] = 64,
     resume: Annotated[
@@ -194,6 +198,7 @@ def encode(
         base=base,
         device=device,
         scale=scale,
+        quantizer=quantizer,
     )
     if output == "-":
         raise SettingError("an .sdv goes into a file, not to standard output; name it with -o")

@@ -265,15 +265,17 @@ class VideoReader:
             )
             _check_fit(self._model, header)
         from .loop import FrameDecoder
+        from .quantisers import quantiser_for
 
+        quantiser = quantiser_for(header.coder, self._model)
         if header.scale == 1:
-            return FrameDecoder(self._model, *size)
+            return FrameDecoder(self._model, *size, quantiser)
         from .enlarge import SmallFrameDecoder
 
         if self._restorer is None:
             self._restorer = load_restorer(device=self._device, expected=header.restorer)
         width, height = scaled_size(self.info.width, self.info.height, header.scale)
-        return SmallFrameDecoder(FrameDecoder(self._model, height, width), self._restorer, *size)
+        return SmallFrameDecoder(FrameDecoder(self._model, height, width, quantiser), self._restorer, *size)
 
     def close(self) -> None:
         self._reader.close()
@@ -302,8 +304,6 @@ def _check_fit(model: LatentModel | LatentSpace, header: Header) -> None:
     for name, here in (("channels", model.coder.channels), ("block", model.block)):
         if header.latent[name] != here:
             raise FormatError(f"the header says {name} {header.latent[name]}, but its model has {here}")
-    if header.coder != model.coder.name:
-        raise FormatError(f"the file is coded by {header.coder!r}; this version has {model.coder.name!r}")
 
 
 @dataclass(frozen=True, slots=True)

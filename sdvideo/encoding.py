@@ -24,7 +24,7 @@ from .errors import FormatError, SettingError
 from .models import load_model, restorer_id
 from .output import check_output, whole_file
 from .picture import Frame, StreamInfo
-from .rate import ConstantQuality, TargetSize, best_scale, step_index
+from .rate import ConstantQuality, OneStep, TargetSize, best_scale, step_index
 from .scaling import scaled, scaled_size
 from .settings import DEFAULT_MODEL, EncodeSettings
 from .shots import shots
@@ -84,11 +84,14 @@ class _LatentWay:
     """Groups of latent deltas to what motion makes of the frame before."""
 
     def __init__(self, info: StreamInfo, settings: EncodeSettings, total: int | None):
+        from .quantisers import quantiser_named  # with torch, which takes seconds and base av1 does without
+
         self._info, self._settings = info, settings
         self._model = load_model(
             settings.model, device=settings.device, colour=info.colour, refine=settings.preset == "best"
         )
-        self.model, self.coder = self._model.id, self._model.coder.name
+        self._quantiser = quantiser_named(settings.quantizer, self._model)
+        self.model, self.coder = self._model.id, self._quantiser.coder
         sizes = {"channels": self._model.coder.channels, "block": self._model.block}
         self.latent = {**sizes, **self._model.description}
         self.scale = _scale(settings, info, total)
@@ -98,17 +101,21 @@ class _LatentWay:
         self, frames: Iterable[Frame], store: _Store, bits: float | None, total: int | None, progress: Progress
     ) -> Iterator[Group]:
         """Code the frames that follow those in the store, within bits if given."""
-        from .loop import FrameEncoder  # with torch, which takes seconds and base av1 does without
+        from .loop import FrameEncoder
 
         info, settings = self._info, self._settings
         width, height = scaled_size(info.width, info.height, self.scale)
-        if bits is None:
+        if settings.quantizer != "uniform":
+            rate = OneStep()
+        elif bits is None:
             rate = ConstantQuality(step_index(settings.quality, self.scale))
         else:
             rate = TargetSize(bits, total, settings.keyint, width * height)
         for frame in store.earlier:
             rate.spent(frame.kind == KEY, frame.step, len(frame.data))
-        encoder = FrameEncoder(self._model, height, width, rate, settings.keyint, settings.preset)
+        encoder = FrameEncoder(
+            self._model, height, width, rate, settings.keyint, settings.preset, self._quantiser
+        )
         first, coded, size = store.frames, [], 0
         for frame in frames:
             following = encoder.encode(replace(frame, picture=scaled(frame.picture, width, height)))
@@ -244,7 +251,7 @@ def _scale(settings: EncodeSettings, info: StreamInfo, total: int | None) -> Fra
 
 def _budget(settings: EncodeSettings, info: StreamInfo, total: int | None, overhead: int) -> float | None:
     """The bits that the video may take, None at constant quality. overhead: bytes of the file that are not video."""
-    if settings.quality is not None:
+    if settings.size is None and settings.bitrate is None:
         return None
     if total is None:
         raise SettingError("bitrate and size need an input that can be read twice, not a pipe; give a quality")

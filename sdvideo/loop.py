@@ -1,13 +1,11 @@
 """The coding loop of base "none": frame after frame against the one before, on both sides the same.
 
-Where sides differ is in what ends the symbols come from: the encoder's chooses them, the decoder's takes them.
+Where sides differ is in what end the symbols come from: the encoder's quantiser chooses them, the decoder's takes them.
 """
 
 from __future__ import annotations
 
 from typing import Any
-
-import numpy as np
 
 from .container import KEY, PREDICTED, CodedFrame
 from .errors import DamagedError
@@ -16,9 +14,11 @@ from .latents import LatentModel, blank_symbols
 from .motion import BLOCK, Estimator, compensate
 from .picture import Frame, Picture
 from .predict import is_cut, unchanged
-from .quantise import LAMBDA, Chooser, Taker, dequantise, step_size, worth_coding
+from .quantise import LAMBDA, step_size
+from .quantisers import Quantiser
 from .rate import RateControl
-from .symbols import FramePlan, FrameSymbols, code_frame
+from .symbols import FrameSymbols
+from .uniform import Uniform
 
 
 class FrameEncoder:
@@ -32,8 +32,11 @@ class FrameEncoder:
         rate: RateControl,
         keyint: int,
         preset: str = "balanced",
+        quantiser: Quantiser | None = None,
     ):
+        """quantiser: for the model, a new one; the uniform one if not given."""
         self._model, self._rate, self._keyint, self._preset = model, rate, keyint, preset
+        self._quantiser = quantiser or Uniform(model)
         self._height, self._width = height, width
         self._blank = blank_symbols(model, height, width)
         self._in_group = 0
@@ -49,16 +52,10 @@ class FrameEncoder:
             index = self._rate.index(key=True)
             self._begin_group()
             motion, prediction = self._blank.motion, model.blank(self._height, self._width)
-        step = step_size(index)
+        same = None if key else unchanged(frame.picture, self._last_picture, model.block)
 
-        units = model.analyse(source, prediction, step) / np.float32(step)
-        coded = np.ones_like(self.symbols.coded)
-        if not key:
-            coded = worth_coding(units) & ~unchanged(frame.picture, self._last_picture, model.block)
-        end = Chooser()
-        symbols = code_frame(end, model.coder, self.symbols, key, index, FramePlan(motion, coded, units))
-        data = b"" if symbols.still else end.finish()
-        self._reference = model.synthesise(prediction, dequantise(symbols.latent, step), symbols.coded, step)
+        symbols, data = self._quantiser.code(source, prediction, motion, same, self.symbols, index)
+        self._reference = self._quantiser.reference(prediction, symbols, index)
 
         self.symbols, self._last_source, self._last_picture = symbols, source, frame.picture
         self._in_group += 1
@@ -80,7 +77,10 @@ class FrameEncoder:
         motion[:, unchanged(picture, self._last_picture, BLOCK)] = 0
         prediction = self._model.predict(self._reference, motion)
         warped = self._model.luma(prediction)
-        return motion, prediction, is_cut(luma, compensate(seen, motion) if warped is None else warped)
+        cut = is_cut(luma, compensate(seen, motion) if warped is None else warped)
+        if not self._quantiser.moves:
+            motion, prediction = self._blank.motion, self._reference
+        return motion, prediction, cut
 
 
 class FrameDecoder:
@@ -90,8 +90,11 @@ class FrameDecoder:
     LatentSpace will do as the model.
     """
 
-    def __init__(self, model: LatentModel | LatentSpace, height: int, width: int):
-        self._model = model
+    def __init__(
+        self, model: LatentModel | LatentSpace, height: int, width: int, quantiser: Quantiser | None = None
+    ):
+        """quantiser: the file's, for the model; the uniform one if not given."""
+        self._model, self._quantiser = model, quantiser or Uniform(model)
         self._height, self._width = height, width
         self._parsed = self._blank = blank_symbols(model, height, width)
         self._reference = None
@@ -99,15 +102,13 @@ class FrameDecoder:
     def parse(self, coded: CodedFrame) -> FrameSymbols:
         """The integers of the next frame. Raises DamagedError where its data does not decode."""
         key = coded.kind == KEY
-        if not coded.data:
-            if key:
-                raise DamagedError("a key frame has no data")
-            self._parsed = self._blank
-        else:
-            end = Taker(coded.data)
+        if coded.data:
             before = self._blank if key else self._parsed
-            self._parsed = code_frame(end, self._model.coder, before, key, coded.step)
-            end.finish()
+            self._parsed = self._quantiser.parse(coded.data, before, key, coded.step)
+        elif key:
+            raise DamagedError("a key frame has no data")
+        else:
+            self._parsed = self._parsed.still_after()
         return self._parsed
 
     def reconstruct(self, coded: CodedFrame, symbols: FrameSymbols) -> Frame:
@@ -117,10 +118,9 @@ class FrameDecoder:
 
     def advance(self, coded: CodedFrame, symbols: FrameSymbols) -> Any:
         """The reference that the next frame leaves, given its integers; reconstruct without painting it."""
-        model, step = self._model, step_size(coded.step)
         if coded.kind == KEY:
-            prediction = model.blank(self._height, self._width)
+            prediction = self._model.blank(self._height, self._width)
         else:
-            prediction = model.predict(self._reference, symbols.motion)
-        self._reference = model.synthesise(prediction, dequantise(symbols.latent, step), symbols.coded, step)
+            prediction = self._model.predict(self._reference, symbols.motion)
+        self._reference = self._quantiser.reference(prediction, symbols, coded.step)
         return self._reference

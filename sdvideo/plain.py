@@ -89,7 +89,7 @@ class PlainCoder:
         known = np.zeros(rows * columns + 1, np.int64)
         for _, at, near in lattices(rows, columns):
             which = 4 * known[near].sum(1) + context[at]
-            tables = np.searchsorted(_ODDS_THRESHOLDS, ones // count, side="right")[which].astype(np.uint8)
+            tables = bit_tables(ones // count)[which]
             known[at] = end.bits(tables, None if coded is None else coded.reshape(-1)[at])
             ones += _ONE * np.bincount(which[known[at] > 0], minlength=prior.size)
             count += np.bincount(which, minlength=prior.size)
@@ -99,7 +99,7 @@ class PlainCoder:
         """The latent, int32 [h, w, channels]; units: float32 [h, w, channels] from the encoder, else None."""
         here = coded.reshape(-1)
         units = None if units is None else units.reshape(here.size, self.channels)
-        start = _code_table(end, 30, 32, None if units is None else _table_near(units[here, 0]))
+        start = _code_table(end, 30, 32, None if units is None else table_near(units[here, 0]))
         first = _KEY_PARAMETERS if before is None else _OTHER_PARAMETERS
         walk = _Walk(end, coded, int(_SIZES[start]), first)
         symbols = np.zeros((here.size, self.channels), np.int32)
@@ -217,6 +217,11 @@ def _code_table(end, table: int, expected: int, wanted: int | None) -> int:
     return int(value[0].clip(0, TABLES - 1))
 
 
+def bit_tables(shares: np.ndarray) -> np.ndarray:
+    """Tables for bits of which such shares, in 2**-16, are ones, uint8: how many thresholds are at most it."""
+    return np.searchsorted(_ODDS_THRESHOLDS, shares, side="right").astype(np.uint8)
+
+
 def _table(sizes: np.ndarray) -> np.ndarray:
     """Sizes in 2**-16, int64 -> tables of values, 1..63."""
     return np.searchsorted(_THRESHOLDS, sizes, side="right") + 1
@@ -227,7 +232,7 @@ def _clipped(tables: np.ndarray) -> np.ndarray:
     return tables.clip(1, TABLES - 1)
 
 
-def _table_near(units: np.ndarray) -> int:
+def table_near(units: np.ndarray) -> int:
     """The table for values such as these, float32 [n]."""
     return int(_table(np.int64(_ONE * min(float(np.abs(units).mean()), _LARGEST))))
 

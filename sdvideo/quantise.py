@@ -82,6 +82,14 @@ class Chooser:
         return self._writer.finish()
 
 
+class Keeper(Chooser):
+    """An encoder's end that takes integers as they are: where nothing may be lost."""
+
+    def values(self, tables: np.ndarray, expected: np.ndarray, units: np.ndarray) -> np.ndarray:
+        """As Chooser, with units whole numbers."""
+        return self.exactly(tables, expected, units.astype(np.int32))
+
+
 class Taker:
     """The decoder's end: the same calls, with the integers coming from the file instead of the last argument."""
 

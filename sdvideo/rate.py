@@ -84,6 +84,16 @@ class ConstantQuality(_Rhythm):
         self._count(key)
 
 
+class OneStep:
+    """For quantisers that have but one step, of a byte (see eightbit.py): the search for motion goes by its index."""
+
+    def index(self, key: bool) -> int:
+        return 113
+
+    def spent(self, key: bool, index: int, size: int) -> None:
+        pass
+
+
 def _within(index: int) -> int:
     return min(max(index, FINEST), STEPS - 1)
 

@@ -10,6 +10,7 @@ PRESETS = ("fast", "balanced", "best")
 DEVICES = ("auto", "cpu", "cuda")
 BASES = ("av1", "none")
 SCALES = ("1", "2/3", "1/2")
+QUANTIZERS = ("uniform", "8bit", "palette")
 DEFAULT_MODEL = "embedded"
 DEFAULT_QUALITY = 50.0
 
@@ -24,6 +25,8 @@ class EncodeSettings:
     coded block motion); if not given, "av1" with the embedded model, and "none" with others, which have no other way.
     device: see DEVICES. scale: of the pictures that are coded, one of SCALES; if not given, what suits the quality,
     with base av1 each group; "1" with models other than the embedded one.
+    quantizer: how the latents of models other than the embedded one become integers: "uniform" by quality, bitrate or
+    size; "8bit" and "palette" know no such choice.
     """
 
     quality: float | None = None
@@ -35,12 +38,13 @@ class EncodeSettings:
     base: str | None = None
     device: str = "auto"
     scale: str | None = None
+    quantizer: str = "uniform"
 
     def __post_init__(self):
         given = [name for name in ("quality", "bitrate", "size") if getattr(self, name) is not None]
         if len(given) > 1:
             raise SettingError(f"{' and '.join(given)} exclude each other: give one")
-        if not given:
+        if not given and self.quantizer == "uniform":
             object.__setattr__(self, "quality", DEFAULT_QUALITY)
         if self.base is None:
             object.__setattr__(self, "base", "av1" if self.model == DEFAULT_MODEL else "none")
@@ -48,13 +52,18 @@ class EncodeSettings:
         _within("bitrate", self.bitrate, 100, 1e10)
         _within("size", self.size, 500, 1e13)
         _within("keyint", self.keyint, 1, 65535)
-        for name, choices in (("preset", PRESETS), ("base", BASES), ("device", DEVICES)):
+        for name, choices in (("preset", PRESETS), ("base", BASES), ("device", DEVICES), ("quantizer", QUANTIZERS)):
             if getattr(self, name) not in choices:
                 raise SettingError(f"{name} is {getattr(self, name)!r}; it can be {', '.join(choices)}")
         if self.scale is not None and self.scale not in SCALES:
             raise SettingError(f"scale is {self.scale!r}; it can be {', '.join(SCALES)}")
         if self.base == "av1" and self.model != DEFAULT_MODEL:
             raise SettingError(f"model {self.model} has no part in base av1; it needs base none")
+        if self.quantizer != "uniform":
+            if self.model == DEFAULT_MODEL:
+                raise SettingError(f"quantizer {self.quantizer} is for latents of diffusers models: name one as model")
+            if given:
+                raise SettingError(f"{given[0]} has no meaning with quantizer {self.quantizer}, which has but one")
 
 
 def _within(name: str, value: float | None, low: float, high: float) -> None:

@@ -46,6 +46,10 @@ class FrameSymbols:
         """Is the frame just its prediction, and that the frame before?"""
         return not (self.motion.any() or self.coded.any())
 
+    def still_after(self) -> FrameSymbols:
+        """The frame after this one if it is still."""
+        return FrameSymbols(*(np.zeros_like(part) for part in (self.motion, self.coded, self.latent)))
+
 
 @dataclass(frozen=True, slots=True)
 class FramePlan:

@@ -1,0 +1,97 @@
+"""Palettes and error diffusion over a latent: what the encoder of `palette.py` chooses by; decoders need none of it.
+
+Vectors are latents in units of a byte, float32 (see eightbit.py), clipped to what bytes can say.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import cv2
+import numpy as np
+
+COLOURS = 256
+_SEED = 1
+_SAMPLE = 1 << 14  # vectors a palette is learnt from at most
+_ROUNDS = 20
+# Floyd and Steinberg's: how much of an error goes where, (down, right).
+_SHARES = (((0, 1), 7 / 16), ((1, -1), 3 / 16), ((1, 0), 5 / 16), ((1, 1), 1 / 16))
+
+
+def find_palette(vectors: np.ndarray) -> np.ndarray:
+    """The colours that fit these vectors, float32 [n, channels]: uint8 [at most 256, channels], all different.
+
+    The same for the same vectors. Colours that follow each other are near each other.
+    """
+    distinct = np.unique(np.rint(vectors).astype(np.uint8), axis=0)
+    if len(distinct) <= COLOURS:
+        return _in_line(distinct)
+    few = np.ascontiguousarray(vectors[:: -(-len(vectors) // _SAMPLE)], np.float32)
+    if len(few) < COLOURS:
+        few = vectors
+    cv2.setRNGSeed(_SEED)
+    criteria = cv2.TERM_CRITERIA_MAX_ITER, _ROUNDS, 0.0
+    centres = cv2.kmeans(few, COLOURS, None, criteria, 1, cv2.KMEANS_PP_CENTERS)[2]
+    palette = np.unique(np.rint(centres).clip(0, 255).astype(np.uint8), axis=0)
+    # Where centres became the same byte vector, what is farthest from all others takes the place.
+    _, far = nearest(distinct.astype(np.float32), palette)
+    more = distinct[np.argsort(-far, kind="stable")[: COLOURS - len(palette)]]
+    return _in_line(np.concatenate([palette, more]))
+
+
+def nearest(vectors: np.ndarray, palette: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each vector, float32 [n, channels], its colour, int64 [n], and the squared distance to it, float32 [n]."""
+    colours = palette.astype(np.float32)
+    distances = np.square(colours).sum(1) - 2 * vectors @ colours.T
+    found = distances.argmin(1)
+    return found, np.square(vectors - colours[found]).sum(1)
+
+
+def diffuse(
+    wanted: np.ndarray, palette: np.ndarray, kept: np.ndarray, indices: np.ndarray, errors: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose colours so that what each position misses is made up for by those after it (Floyd and Steinberg, 1976).
+
+    wanted: float32 [h, w, channels]. kept: bool [h, w], positions whose index and error stay what they are; they take
+    no part of others' errors, so that none can pile up where nothing may give way. indices: uint8 [h, w] and errors:
+    float32 [h, w, channels], those of the frame before. Returns the new ones.
+    """
+    rows, columns, channels = wanted.shape
+    colours = palette.astype(np.float32)
+    least, most = colours.min(0), colours.max(0)
+    indices, errors = indices.copy(), errors.copy()
+    carried = np.zeros((rows + 1, columns + 2, channels), np.float32)
+    for y, x in _waves(rows, columns):
+        free = ~kept[y, x]
+        at = y[free], x[free]
+        # What no colour can make up for must not pile up either.
+        target = (wanted[at] + carried[at[0], at[1] + 1]).clip(least, most)
+        indices[at] = nearest(target, palette)[0]
+        errors[at] = target - colours[indices[at]]
+        for (down, right), share in _SHARES:
+            carried[y + down, x + 1 + right] += np.float32(share) * errors[y, x]
+    return indices, errors
+
+
+@functools.lru_cache(maxsize=4)
+def _waves(rows: int, columns: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The positions (y, x) of a grid in an order in which each comes after all that hand it an error, many at once."""
+    y, x = np.divmod(np.arange(rows * columns), columns)
+    number = x + 2 * y
+    order = np.argsort(number, kind="stable")
+    ends = np.cumsum(np.bincount(number))
+    return [(y[wave], x[wave]) for wave in np.split(order, ends[:-1]) if len(wave)]
+
+
+def _in_line(colours: np.ndarray) -> np.ndarray:
+    """The colours in an order in which each is followed by the nearest that is left."""
+    left = colours.astype(np.int64)
+    order, here = [], int(left.sum(1).argmin())
+    rest = np.ones(len(left), bool)
+    while True:
+        order.append(here)
+        rest[here] = False
+        if not rest.any():
+            return colours[order]
+        distances = np.square(left - left[here]).sum(1)
+        here = int(np.where(rest, distances, np.iinfo(np.int64).max).argmin())
