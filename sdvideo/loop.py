@@ -77,10 +77,7 @@ class FrameEncoder:
         motion[:, unchanged(picture, self._last_picture, BLOCK)] = 0
         prediction = self._model.predict(self._reference, motion)
         warped = self._model.luma(prediction)
-        cut = is_cut(luma, compensate(seen, motion) if warped is None else warped)
-        if not self._quantiser.moves:
-            motion, prediction = self._blank.motion, self._reference
-        return motion, prediction, cut
+        return motion, prediction, is_cut(luma, compensate(seen, motion) if warped is None else warped)
 
 
 class FrameDecoder:

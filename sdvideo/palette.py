@@ -3,8 +3,9 @@
 A colour is a vector of bytes as `eightbit.py` has them. Colours and indices of a 512x512 picture with a latent of 4
 channels at an eighth of its size are 256 * 4 + 64 * 64 = 5120 bytes, as his; they are packed without loss. For video a
 group has one palette, and frames after the first say which positions take another colour: what is left out keeps its
-own, bit for bit. No motion is coded. How the encoder picks colours is its own affair, see `dither.py`; for it to stay
-still, positions are left alone until their source has moved by what the palette errs by anyway.
+own, bit for bit. No motion is coded. How the encoder picks colours is its own affair, see `dither.py`. For the dither to
+stay still, positions are left alone until their source has moved by what the palette errs by anyway; those that move
+take on half of the error that motion carries there.
 
 Files name this quantiser by the coder "palette-1". Frame data are the words of one range-coder run (see `entropy.py`);
 no words at all say "as the frame before". The frame's quantiser step means nothing. // rounds down. Otherwise
@@ -33,7 +34,7 @@ import numpy as np
 
 from .dither import COLOURS, diffuse, find_palette, nearest
 from .eightbit import in_bytes, values_of
-from .latent_space import LatentSpace, Reference, grid
+from .latent_space import LatentSpace, Reference, grid, warp
 from .plain import bit_tables, table_near
 from .quantise import Keeper, Taker
 from .symbols import FrameSymbols, lattices
@@ -44,6 +45,7 @@ _ONE = 1 << 16
 _DIGITS = 8  # of a rank
 _CONTEXTS = 11
 _CHUNK = 1 << 10  # positions whose affinities are in memory at a time
+_PULL = 0.5  # of the error of the frame before, along the motion: an error that stays flickers less than a new one
 _PATIENCE = 1.0  # squared errors of the palette by which a source may move before its colour is chosen anew
 
 
@@ -80,28 +82,33 @@ class Palette:
     """A Quantiser (see quantisers.py) for latent spaces."""
 
     name = coder = "palette-1"
-    moves = False
 
     def __init__(self, model: LatentSpace):
-        self._coder = model.coder
+        self._coder, self._block = model.coder, model.block
 
     def code(self, source, prediction, motion, same, before, index):
         wanted = in_bytes(source.latent)
+        vectors = wanted.reshape(-1, wanted.shape[-1])
         if same is None:
-            palette = find_palette(wanted.reshape(-1, wanted.shape[-1]))
-            self._patience = _PATIENCE * nearest(wanted.reshape(-1, wanted.shape[-1]), palette)[1].mean()
-            kept, last = np.zeros_like(before.coded), np.zeros(before.coded.shape, np.uint8)
-            self._source, self._errors = wanted, np.zeros_like(wanted)
+            palette, last = find_palette(vectors), np.zeros(before.coded.shape, np.uint8)
+            kept, aim = np.zeros(before.coded.shape, bool), wanted
+            self._patience = _PATIENCE * nearest(vectors, palette)[1].mean()
+            self._source = self._errors = np.zeros_like(wanted)
         else:
             palette, last = before.palette, before.indices
             kept = same | (np.square(wanted - self._source).sum(-1) <= self._patience)
-        indices, self._errors = diffuse(wanted, palette, kept, last, self._errors)
-        self._source = np.where(kept[..., None], self._source, wanted)
+            aim = wanted + _PULL * self._carried(palette[last] - self._wanted, motion)
+        indices, self._errors = diffuse(aim, palette, kept, last, self._errors)
+        self._wanted, self._source = wanted, np.where(kept[..., None], self._source, wanted)
         coded = np.ones_like(kept) if same is None else indices != last
-        symbols = PaletteSymbols(before.motion, coded, indices[..., None].astype(np.int32), palette)
+        symbols = PaletteSymbols(np.zeros_like(before.motion), coded, indices[..., None].astype(np.int32), palette)
         end = Keeper()
         self._walk(end, before, same is None, symbols)
         return symbols, b"" if symbols.still else end.finish()
+
+    def _carried(self, missed: np.ndarray, motion: np.ndarray) -> np.ndarray:
+        """What the frame before missed its source by, float32 [h, w, channels], where the motion takes it."""
+        return warp(np.rint(missed * 4096).astype(np.int32), motion, self._block).astype(np.float32) / 4096
 
     def parse(self, data, before, key, index):
         end = Taker(data)
@@ -110,8 +117,6 @@ class Palette:
         return symbols
 
     def reference(self, prediction: Reference, symbols: PaletteSymbols, index: int) -> Reference:
-        if symbols.still:
-            return prediction
         return prediction.follow(values_of(symbols.palette[symbols.indices]))
 
     def _walk(self, end, before: FrameSymbols, key: bool, wanted: PaletteSymbols | None) -> PaletteSymbols:
@@ -124,7 +129,7 @@ class Palette:
             palette, last = before.palette, before.indices
             coded = self._coder.code_map(end, before, before.motion, 0, None if wanted is None else wanted.coded)
         indices = _code_indices(end, palette, coded, last, None if wanted is None else wanted.indices)
-        return PaletteSymbols(before.motion, coded, indices[..., None], palette)
+        return PaletteSymbols(np.zeros_like(before.motion), coded, indices[..., None], palette)
 
 
 def _code_palette(end, channels: int, wanted: np.ndarray | None) -> np.ndarray:

@@ -24,11 +24,10 @@ _KINDS = {"uniform": Uniform, "8bit": EightBit, "palette": Palette}
 class Quantiser(Protocol):
     """One of them, for one video. Only `code` may remember what it did: parse and reference may run in two threads.
 
-    coder: the header's name for what the bytes of a frame mean. moves: does it take coded motion?
+    coder: the header's name for what the bytes of a frame mean.
     """
 
     coder: str
-    moves: bool
 
     def code(
         self,

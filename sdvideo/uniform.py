@@ -17,8 +17,6 @@ from .symbols import FramePlan, FrameSymbols, code_frame
 class Uniform:
     """A Quantiser (see quantisers.py) for any model."""
 
-    moves = True
-
     def __init__(self, model: LatentModel):
         self._model = model
         self.coder = model.coder.name
