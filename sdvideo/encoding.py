@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import __version__
 from .ahead import ahead
@@ -28,6 +29,9 @@ from .rate import ConstantQuality, OneStep, TargetSize, best_scale, step_index
 from .scaling import scaled, scaled_size
 from .settings import DEFAULT_MODEL, EncodeSettings
 from .shots import shots
+
+if TYPE_CHECKING:  # torch takes seconds
+    from .loop import FrameEncoder
 
 _PIECE = 1 << 20
 Progress = Callable[[int, "int | None", int, "Fraction | None"], None]
@@ -113,12 +117,13 @@ class _LatentWay:
             rate = TargetSize(bits, total, settings.keyint, width * height)
         for frame in store.earlier:
             rate.spent(frame.kind == KEY, frame.step, len(frame.data))
-        encoder = FrameEncoder(
-            self._model, height, width, rate, settings.keyint, settings.preset, self._quantiser
-        )
+        encoder = FrameEncoder(self._model, height, width, rate, settings.keyint, settings.preset, self._quantiser)
+        frames = (replace(frame, picture=scaled(frame.picture, width, height)) for frame in frames)
+        if settings.quantizer == "palette":
+            frames = _foreseen(frames, encoder, settings.keyint)
         first, coded, size = store.frames, [], 0
         for frame in frames:
-            following = encoder.encode(replace(frame, picture=scaled(frame.picture, width, height)))
+            following = encoder.encode(frame)
             if following.kind == KEY and coded:
                 yield Group(first, tuple(coded))
                 first, coded, size = store.frames, [], 0
@@ -127,6 +132,13 @@ class _LatentWay:
             progress(first + len(coded), total, store.video_size + size, info.rate)
         if coded:
             yield Group(first, tuple(coded))
+
+
+def _foreseen(frames: Iterable[Frame], encoder: FrameEncoder, keyint: int) -> Iterator[Frame]:
+    """The same frames; the encoder has seen all of a group before its first comes."""
+    for shot in shots(frames, keyint):
+        encoder.foresee(shot)
+        yield from shot
 
 
 class _BaseWay:

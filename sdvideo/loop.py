@@ -20,6 +20,8 @@ from .rate import RateControl
 from .symbols import FrameSymbols
 from .uniform import Uniform
 
+_GLIMPSES = 8  # frames of a group that are looked at beforehand
+
 
 class FrameEncoder:
     """Codes frame after frame, each against the one before as the decoder will have it."""
@@ -39,7 +41,13 @@ class FrameEncoder:
         self._quantiser = quantiser or Uniform(model)
         self._height, self._width = height, width
         self._blank = blank_symbols(model, height, width)
-        self._in_group = 0
+        self._in_group, self._foreseen = 0, False
+
+    def foresee(self, shot: list[Frame]) -> None:
+        """Begin a group with the next frame. These are all of its frames, for a quantiser that chooses by them."""
+        self._in_group, self._foreseen = 0, True
+        others = shot[1:][:: -(-len(shot) // _GLIMPSES)]
+        self._quantiser.foresee([self._model.source(frame.picture) for frame in others])
 
     def encode(self, frame: Frame) -> CodedFrame:
         """The next frame of the video; a key frame where a group has to begin."""
@@ -47,7 +55,8 @@ class FrameEncoder:
         key = self._in_group in (0, self._keyint)
         if not key:
             index = self._rate.index(key=False)
-            motion, prediction, key = self._predict(frame.picture, source, step_size(index))
+            motion, prediction, cut = self._predict(frame.picture, source, step_size(index))
+            key = cut and not self._foreseen
         if key:
             index = self._rate.index(key=True)
             self._begin_group()

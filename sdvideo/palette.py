@@ -29,6 +29,7 @@ A reference has at every position the colour's bytes, as values by `eightbit.py`
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -38,6 +39,9 @@ from .latent_space import LatentSpace, Reference, grid, warp
 from .plain import bit_tables, table_near
 from .quantise import Keeper, Taker
 from .symbols import FrameSymbols, lattices
+
+if TYPE_CHECKING:
+    from .autoencoder import Source
 
 FIRST = (1, 1, 1, 1, 2, 2, 3, 4)
 _SEEN = 8
@@ -85,12 +89,20 @@ class Palette:
 
     def __init__(self, model: LatentSpace):
         self._coder, self._block = model.coder, model.block
+        self._foreseen: list[np.ndarray] = []
+
+    def foresee(self, sources: list[Source]) -> None:
+        """Other frames of the group that begins next, for its palette."""
+        self._foreseen = [in_bytes(source.latent).reshape(-1, self._coder.channels) for source in sources]
 
     def code(self, source, prediction, motion, same, before, index):
         wanted = in_bytes(source.latent)
         vectors = wanted.reshape(-1, wanted.shape[-1])
         if same is None:
-            palette, last = find_palette(vectors), np.zeros(before.coded.shape, np.uint8)
+            palette, last = (
+                find_palette(np.concatenate([vectors, *self._foreseen])),
+                np.zeros(before.coded.shape, np.uint8),
+            )
             kept, aim = np.zeros(before.coded.shape, bool), wanted
             self._patience = _PATIENCE * nearest(vectors, palette)[1].mean()
             self._source = self._errors = np.zeros_like(wanted)
