@@ -95,6 +95,7 @@ class _Latents:
         """Raises SettingError if the file holds none, FormatError if this version cannot read them."""
         from .latent_space import LatentSpace  # with what follows it imports torch, which takes seconds
         from .loop import FrameDecoder
+        from .quantisers import quantiser_for
 
         if header.base != "none" or header.model.name == DEFAULT_MODEL:
             raise SettingError(
@@ -107,7 +108,7 @@ class _Latents:
         self.shape = space.shape(height, width)
         if math.prod(self.shape) > MAX_AREA:
             raise FormatError(f"{path}: a latent of {' x '.join(map(str, self.shape))} has more than {MAX_AREA} values")
-        self._new_decoder = partial(FrameDecoder, space, height, width)
+        self._new_decoder = partial(FrameDecoder, space, height, width, quantiser_for(header.coder, space))
         self._cursor = _Cursor()
         self._recent: dict[int, np.ndarray] = {}
 

@@ -96,9 +96,7 @@ class FrameDecoder:
     LatentSpace will do as the model.
     """
 
-    def __init__(
-        self, model: LatentModel | LatentSpace, height: int, width: int, quantiser: Quantiser | None = None
-    ):
+    def __init__(self, model: LatentModel | LatentSpace, height: int, width: int, quantiser: Quantiser | None = None):
         """quantiser: the file's, for the model; the uniform one if not given."""
         self._model, self._quantiser = model, quantiser or Uniform(model)
         self._height, self._width = height, width

@@ -3,7 +3,7 @@
 A colour is a vector of bytes as `eightbit.py` has them. Colours and indices of a 512x512 picture with a latent of 4
 channels at an eighth of its size are 256 * 4 + 64 * 64 = 5120 bytes, as his; they are packed without loss. For video a
 group has one palette, and frames after the first say which positions take another colour: what is left out keeps its
-own, bit for bit. No motion is coded. How the encoder picks colours is its own affair, see `dither.py`. For the dither to
+own, bit for bit. No motion is coded. How the encoder picks colours is its own affair (`dither.py`). For the dither to
 stay still, positions are left alone until their source has moved by what the palette errs by anyway; those that move
 take on half of the error that motion carries there.
 

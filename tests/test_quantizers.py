@@ -123,13 +123,22 @@ def test_what_8bit_decodes_to_is_exactly_the_quantised_latent_of_the_source(
     network = load_model(model, device="cpu")
     with sdvideo.open(path, device="cpu") as video:
         network.colour = video.info.colour
-        decoder = video._new_decoder()
-        for coded, planes in zip(frames_of(path), clips[name].planes, strict=True):
-            values = decoder.advance(coded, decoder.parse(coded)).values
+        for latent, planes in zip(video.latents(0, len(video)), clips[name].planes, strict=True):
             wanted = his_bytes(network, Picture(*planes))
             deviations = (wanted.astype(float) - 127.5) * 0.18215
-            assert np.abs(values / 1024 - deviations).max() <= 0.5 / 1024 + 1e-9
+            assert np.abs(latent.transpose(1, 2, 0) - deviations).max() <= 0.5 / 1024 + 1e-6
             assert len(np.unique(wanted)) > 20
+
+
+@pytest.mark.parametrize("quantizer", BYTES)
+def test_latents_of_a_file_are_those_its_pictures_are_painted_from(encoded, quantizer: str):
+    path = encoded("silent", quantizer=quantizer, keyint=8)
+    with sdvideo.open(path, device="cpu") as video:
+        every = video.latents(0, len(video))
+        assert np.array_equal(video.latents(11, 14), every[11:14])
+        for latent, symbols in zip(every, symbols_of(path)) if quantizer == "palette" else ():
+            colours = (symbols.palette[symbols.indices].astype(float) - 127.5) * 0.18215
+            assert np.abs(latent.transpose(1, 2, 0) - colours).max() <= 0.5 / 1024 + 1e-6
 
 
 def test_differences_along_the_motion_take_fewer_bytes_than_frames_alone(encoded):
