@@ -70,8 +70,9 @@ ENDS: the end chunk
 
 Frame data
     Bytes, to the container. **What they mean is specified, with base "none", by the docstrings of `symbols.py` (what
-    is coded in which order), `context.py` and `plain.py` (under which probability tables, by the header's "coder")
-    and `entropy.py` (the tables and the range coder); with base "av1" by that of `base.py`.**
+    is coded in which order), `context.py` and `plain.py` (under which probability tables, by the header's "coder"),
+    `eightbit.py` (coder "bytes-1"), `palette.py` (coder "palette-1") and `entropy.py` (the tables and the range coder);
+    with base "av1" by that of `base.py`.**
 """
 
 from __future__ import annotations
