@@ -22,14 +22,10 @@ is.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache, partial
-from pathlib import Path
+import math
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import cv2
@@ -44,6 +40,7 @@ from .latent_space import FINE, LEVELS, LatentSpace, Reference, grid
 from .latents import choose_device
 from .motion import BLOCK
 from .picture import Colour, Picture
+from .pretrained import files_of, find, first_line, fingerprint, load_network, refuse_video
 
 _TILED = 2**20  # pixels above which a picture is worked on in tiles
 _TILE, _OVERLAP = 512, 64  # pixels
@@ -55,10 +52,6 @@ _REFINEMENTS = 4  # steps down the gradient
 _STRIDE = LEVELS / 10  # of the first of them at most, in every latent sample; those after it are ever shorter
 _PULL = 0.2  # squared grey levels a sample of the picture may be worse by, for a latent to be a step nearer, per step
 _MOST_SCALE = 1e9
-
-_WEIGHTS = "diffusion_pytorch_model"
-_VARIANTS = ("", ".fp16", ".bf16")
-_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 log = logging.getLogger("sdvideo")
 
@@ -81,8 +74,9 @@ class Source(NamedTuple):
 class AutoencoderModel(LatentSpace):
     """A frozen autoencoder as a latent model (see latents.py). Not for use by several threads at once.
 
-    colour: what the code values of pictures mean; set it before the first picture. refine: whether analyse looks for a
-    better latent than the encoder's.
+    colour: what the code values of pictures mean. refine: whether analyse looks for a better latent than the encoder's.
+    denoiser: what cleans raw latents before they are painted (see denoise.py), if anything. Set them before the first
+    picture.
     """
 
     def __init__(
@@ -115,6 +109,12 @@ class AutoencoderModel(LatentSpace):
         }
         self.colour = Colour()
         self.refine = False
+        self.denoiser: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    @property
+    def config(self) -> Any:
+        """What its config says of the network."""
+        return self._network.config
 
     def source(self, picture: Picture) -> Source:
         rows, columns = grid(picture.height, picture.width, self.block)
@@ -180,6 +180,8 @@ class AutoencoderModel(LatentSpace):
     def _paint(self, values: np.ndarray, height: int, width: int) -> Picture:
         latent = torch.from_numpy(values).permute(2, 0, 1)[None].float()
         latent = latent / (FINE * self._scale) + self._shift
+        if self.denoiser is not None:
+            latent = self._everywhere(self.denoiser, latent, 1, 1)
         pixels = self._everywhere(self._decode, latent, 1, self.block)
         pixels = pixels[0, :, :height, :width].add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
         return from_rgb(pixels.permute(1, 2, 0).contiguous().numpy(), self.colour)
@@ -195,7 +197,7 @@ class AutoencoderModel(LatentSpace):
         except ModelError:
             raise
         except Exception as error:  # whatever a network for something else may raise
-            raise ModelError(f"{kind} is not an image autoencoder: {_line(error)}") from error
+            raise ModelError(f"{kind} is not an image autoencoder: {first_line(error)}") from error
         block = _PROBE[0] // rows
         if seen != (1, 3, *_PROBE) or (rows * block, columns * block) != _PROBE:
             raise ModelError(f"{kind} does not give a picture back at the size it had: it cannot be used")
@@ -358,7 +360,7 @@ def _mix(old: Picture, new: Picture, share: np.ndarray) -> Picture:
     return Picture(mix(old.y, new.y, luma), mix(old.u, new.u, chroma), mix(old.v, new.v, chroma))
 
 
-# --- finding and loading ------------------------------------------------------------------------------------
+# --- loading -----------------------------------------------------------------------------------------------
 
 
 def load_autoencoder(
@@ -371,159 +373,17 @@ def load_autoencoder(
 ) -> AutoencoderModel:
     """An autoencoder from a folder or the Hub, alone or as the `vae` of a whole pipeline.
 
-    name: a folder, or owner/name or owner/name@revision on the Hub; device: "auto", "cpu" or "cuda"; revision: a
-    commit, branch or tag on the Hub, where the name has none. What is in the local cache of the Hub is not asked for
-    again; with download=False nothing else is. latent: what a file says of its latents, whose scale and shift then
-    hold. Raises ModelError, in one line, for whatever does not lead to an image autoencoder.
+    name, revision, download: see pretrained.files_of. device: "auto", "cpu" or "cuda". latent: what a file says of its
+    latents, whose scale and shift then hold. Raises ModelError, in one line, for whatever does not lead to an image
+    autoencoder.
     """
     device = choose_device(device)
-    found = _find(name, revision, download)
+    files = files_of(name, revision, download)
+    found = find(files, files.parts())
     kind = _class_of(found.config, name)
-    _refuse_video(found, name)
-    network = _load(kind, found, name)
-    return AutoencoderModel(network, ModelId(found.name, found.revision, _fingerprint(found)), device, latent)
-
-
-class _Found(NamedTuple):
-    """Where an autoencoder is. folder: of config.json; weights: its files; variant: "", "fp16", "bf16"."""
-
-    name: str
-    folder: Path
-    config: dict[str, Any]
-    weights: list[Path]
-    variant: str
-    revision: str
-
-
-def _find(name: str, revision: str | None, download: bool) -> _Found:
-    if Path(name).is_dir():
-        return _gather(name, ("", "vae/"), partial(_local_file, Path(name)))
-    parts = _HUB_ID.fullmatch(name)
-    if parts is None or name.startswith(".") or not (download or revision):
-        raise ModelError(
-            f"there is no folder {name!r} here: name the model (--model), as the folder of an autoencoder or as "
-            "owner/name or owner/name@revision on the Hub"
-        )
-    hub = _Hub(parts[1], parts[2] or revision, download)
-    try:
-        found = _gather(parts[1], hub.parts(), hub.file)
-    except ModelError:
-        if hub.unreached is None:
-            raise
-        raise hub.unreached from None
-    return found._replace(revision=hub.commit)
-
-
-def _gather(name: str, parts: tuple[str, ...], fetch: Callable[[str], Path | None]) -> _Found:
-    """Find config and weights in one of the parts; fetch: the path of a file, None if there is none."""
-    for part in parts:
-        path = fetch(f"{part}config.json")
-        config = _read_json(path) if path else {}
-        if "_class_name" in config:
-            break
-    else:
-        raise ModelError(f"{name} holds no autoencoder: no config.json there or in vae/ names a _class_name")
-    for variant in _VARIANTS:
-        weights = []
-        if single := fetch(f"{part}{_WEIGHTS}{variant}.safetensors"):
-            weights = [single]
-        elif index := fetch(f"{part}{_WEIGHTS}.safetensors.index{variant}.json"):
-            weights = [fetch(part + shard) for shard in _shards(index)]
-        if weights and None not in weights:
-            return _Found(name, path.parent, config, weights, variant.lstrip("."), "")
-    if fetch(f"{part}{_WEIGHTS}.bin"):
-        raise ModelError(f"{name} has its weights only as a pickle, which is never loaded: convert to safetensors")
-    raise ModelError(f"{name} has no {part}{_WEIGHTS}.safetensors, or not all of it")
-
-
-def _shards(index: Path) -> list[str]:
-    weights = _read_json(index).get("weight_map")
-    names = {str(name) for name in weights.values()} if isinstance(weights, dict) else {""}
-    if not all(re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
-        raise ModelError(f"{index} names files that are no safetensors beside it")
-    return sorted(names)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {_line(error)}") from error
-    return value if isinstance(value, dict) else {}
-
-
-def _local_file(folder: Path, file: str) -> Path | None:
-    path = folder / file
-    return path if path.is_file() else None
-
-
-class _Hub:
-    """The files of a model on the Hub, all of one commit: from the local cache, else downloaded.
-
-    commit: which one, once a file was found. unreached: why some file could not be asked for; one try is enough.
-    """
-
-    def __init__(self, name: str, revision: str | None, download: bool):
-        self._name, self._revision = name, revision or None
-        self.commit = ""
-        self.unreached: ModelError | None = None
-        self._called = f"{name}@{revision}" if revision else name
-        self._fetch = f"hf download {name}" + (f" --revision {revision}" if revision else "")
-        self._may_download = download
-
-    def parts(self) -> tuple[str, ...]:
-        """The folders to look into; only that of a pipeline's autoencoder if just that is in the cache."""
-        alone, within = (self._cached(f"{part}config.json")[0] for part in ("", "vae/"))
-        return ("vae/",) if within and not alone else ("", "vae/")
-
-    def file(self, file: str) -> Path | None:
-        """The path of a file, None if the Hub has none of that name, or it is out of reach."""
-        path, missing = self._cached(file)
-        if path is None and not missing and self.unreached is None:
-            path = self._download(file)
-        if path is not None and (commit := re.search("/snapshots/([0-9a-f]{40})/", path.as_posix())):
-            self.commit = self._revision = commit[1]
-        return path
-
-    def _cached(self, file: str) -> tuple[Path | None, bool]:
-        """The path of a file in the cache, and whether it is known not to exist."""
-        from huggingface_hub import try_to_load_from_cache
-
-        found = try_to_load_from_cache(self._name, file, revision=self._revision)
-        return (Path(found), False) if isinstance(found, str) else (None, found is not None)
-
-    def _download(self, file: str) -> Path | None:
-        from huggingface_hub import errors, hf_hub_download
-
-        if not self._may_download:
-            self.unreached = ModelError(
-                f"{self._called}, which the file was made with, is not in the cache of the Hub here: run "
-                f"`{self._fetch}`, or name the model (--model), as {self._called} or as the folder of a copy"
-            )
-            return None
-        try:
-            with _quiet("huggingface_hub"):  # which tells of every try
-                return Path(hf_hub_download(self._name, file, revision=self._revision))
-        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-            raise ModelError(
-                f"{self._called} is no folder here and not to be had on the Hub; "
-                f"a private model needs `hf auth login` ({_line(error)})"
-            ) from error
-        except errors.EntryNotFoundError as error:
-            if isinstance(error, errors.LocalEntryNotFoundError):
-                self.unreached = self._out_of_reach(error)
-        except (OSError, ValueError) as error:
-            self.unreached = self._out_of_reach(error)
-        return None
-
-    def _out_of_reach(self, error: Exception) -> ModelError:
-        from huggingface_hub import constants
-
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _line(error)
-        return ModelError(
-            f"{self._called} is no folder here, not (or not all of it) in the cache, and the Hub cannot be reached: "
-            f"run `{self._fetch}` where it can, or give the folder of a copy ({why})"
-        )
+    refuse_video(found)
+    network = load_network(kind, found)
+    return AutoencoderModel(network, ModelId(files.name, files.commit, fingerprint(found)), device, latent)
 
 
 def _class_of(config: dict[str, Any], name: str) -> type:
@@ -538,67 +398,3 @@ def _class_of(config: dict[str, Any], name: str) -> type:
     if not (hasattr(kind, "encode") and hasattr(kind, "decode")):
         raise ModelError(f"{name} is of class {wanted}, not an autoencoder")
     return kind
-
-
-def _refuse_video(found: _Found, name: str) -> None:
-    """Autoencoders of whole clips give themselves away by weights of five dimensions."""
-    from safetensors import SafetensorError, safe_open
-
-    for path in found.weights:
-        try:
-            with safe_open(path, "pt") as file:
-                solid = any(len(file.get_slice(key).get_shape()) == 5 for key in file.keys())  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{path} is damaged: {_line(error)}") from error
-        if solid:
-            kind = found.config["_class_name"]
-            raise ModelError(f"{name} is of class {kind}, made for clips (5-D): only image autoencoders (4-D) fit")
-
-
-def _load(kind: type, found: _Found, name: str) -> torch.nn.Module:
-    try:
-        with _quiet("diffusers"):
-            network, info = kind.from_pretrained(
-                found.folder,
-                use_safetensors=True,
-                local_files_only=True,
-                low_cpu_mem_usage=False,  # the other way needs accelerate
-                variant=found.variant or None,
-                output_loading_info=True,
-            )
-    except Exception as error:  # whatever a config can make a constructor raise
-        raise ModelError(f"{name} cannot be loaded as {kind.__name__}: {_line(error)}") from error
-    if missing := [*info["missing_keys"], *info["mismatched_keys"]]:
-        raise ModelError(f"{name} lacks weights of {kind.__name__}: {', '.join(map(str, missing[:3]))}")
-    return network
-
-
-@contextmanager
-def _quiet(library: str) -> Iterator[None]:
-    """Only errors from a library that has much to say."""
-    logger = logging.getLogger(library)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _fingerprint(found: _Found) -> str:
-    """SHA-256 over the config, without what diffusers notes about itself, and the weights' files."""
-    kept = {key: found.config[key] for key in found.config if key == "_class_name" or not key.startswith("_")}
-    whole = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
-    for path in found.weights:
-        one = hashlib.sha256()
-        with path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                one.update(piece)
-        whole.update(one.digest())
-    return whole.hexdigest()
-
-
-def _line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]

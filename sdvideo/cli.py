@@ -20,7 +20,17 @@ from . import __version__
 from .console import Progress, clock, put, put_json, say, set_up
 from .errors import OutputExists, SdvError, SettingError
 from .output import check_output
-from .settings import BASES, DEFAULT_MODEL, DEFAULT_QUALITY, DEVICES, PRESETS, QUANTIZERS, EncodeSettings, parse_amount
+from .settings import (
+    BASES,
+    DEFAULT_MODEL,
+    DEFAULT_QUALITY,
+    DENOISE_STEPS,
+    DEVICES,
+    PRESETS,
+    QUANTIZERS,
+    EncodeSettings,
+    parse_amount,
+)
 
 app = typer.Typer(
     help="A video codec that codes learned latents as deltas along the motion.",
@@ -247,6 +257,17 @@ def decode(
         str | None,
         typer.Option(metavar="NAME|DIR", help="Where to find the file's latent model, if not where it says."),
     ] = None,
+    denoise: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help=f"Clean the latents of a diffusers model by the last N of {DENOISE_STEPS} diffusion steps, say 3.",
+        ),
+    ] = None,
+    denoiser: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|DIR", help="The pipeline whose U-Net does that, if not the one the model is from."),
+    ] = None,
     device: Device = "auto",
     yes: Yes = False,
     no: No = False,
@@ -260,6 +281,9 @@ def decode(
     _exclude(json, "--json", output == "-", "-o -")
     _exclude(preview, "--preview", lossless or crf is not None, "--lossless or --crf")
     _exclude(preview, "--preview", output == "-", "-o -")
+    _exclude(preview, "--preview", denoise is not None, "--denoise")
+    if denoiser is not None and denoise is None:
+        raise SettingError("--denoiser does nothing without --denoise N")
     try:
         if output not in (None, "-"):
             check_output(Path(output), source, yes)
@@ -276,6 +300,8 @@ def decode(
                     lossless=lossless,
                     model=model,
                     device=device,
+                    denoise=denoise or 0,
+                    denoiser=denoiser,
                     progress=progress,
                     crf=crf,
                 )

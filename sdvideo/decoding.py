@@ -29,12 +29,12 @@ from .container import KEY, CodedFrame, Damage, Reader
 from .container import verify as verify_chunks
 from .errors import DamagedError, FormatError, SettingError
 from .header import MAX_AREA, Header
-from .models import load_model, load_restorer
+from .models import add_denoiser, load_model, load_restorer
 from .mux import open_copy, open_sink
 from .output import check_output, whole_file
 from .picture import Frame, Picture, StreamInfo
 from .scaling import scaled_size
-from .settings import DEFAULT_MODEL
+from .settings import DEFAULT_MODEL, DENOISE_STEPS
 
 if TYPE_CHECKING:  # torch takes seconds
     from .enlarge import SmallFrameDecoder
@@ -141,7 +141,9 @@ class VideoReader:
 
     A frame by number decodes its group from the group's key frame on, and no other group; frames asked for in rising
     order are decoded once. Not for use by several threads at once. model: where to find the model the file names, if
-    not under that name on this machine; tolerant: leave damaged groups out instead of stopping at them.
+    not under that name on this machine; denoise: how many steps of a diffusion model clean each latent before it is
+    painted, 0 to 66; denoiser: the pipeline that is from, if not the one the model is part of (see denoise.py);
+    tolerant: leave damaged groups out instead of stopping at them.
     """
 
     def __init__(
@@ -150,10 +152,18 @@ class VideoReader:
         *,
         model: str | None = None,
         device: str = "auto",
+        denoise: int = 0,
+        denoiser: str | None = None,
         tolerant: bool = False,
     ):
+        if not 0 <= denoise <= DENOISE_STEPS:
+            raise SettingError(f"denoise is {denoise}; it can be 0 to {DENOISE_STEPS}")
         self._reader = Reader(path, tolerant=tolerant)
+        if denoise and (self.base == "av1" or self._reader.header.model.name == DEFAULT_MODEL):
+            self._reader.close()
+            raise SettingError(f"{path} cannot be denoised: it was not made with a diffusers autoencoder")
         self._name, self._device = model, device
+        self._denoise, self._denoiser = denoise, denoiser
         self._model: LatentModel | Restorer | None = None
         self._restorer: Restorer | None = None  # of small pictures
         self._lock = threading.Lock()  # iterating reads groups in a thread of its own
@@ -257,14 +267,18 @@ class VideoReader:
                 self._model = load_restorer(device=self._device, expected=header.model)
             return BaseFrameDecoder(self._model, *size)
         if self._model is None:
-            self._model = load_model(
+            model = load_model(
                 self._name,
                 device=self._device,
                 colour=header.info.colour,
                 expected=header.model,
                 latent=header.latent,
             )
-            _check_fit(self._model, header)
+            _check_fit(model, header)
+            if self._denoise:
+                name = self._denoiser or self._name
+                add_denoiser(model, self._denoise, name, device=self._device, expected=header.model)
+            self._model = model
         from .loop import FrameDecoder
         from .quantisers import quantiser_for
 
@@ -325,21 +339,23 @@ def decode(
     lossless: bool = False,
     model: str | None = None,
     device: str = "auto",
+    denoise: int = 0,
+    denoiser: str | None = None,
     progress: Callable[[int, int | None, int], None] = lambda done, total, size: None,
 ) -> DecodeResult:
     """Decode an .sdv file into a video, or a file of one frame into a picture.
 
     destination: .mp4, .mkv, .mov or .y4m, for one frame also .png, .jpg or .webp; "-" is standard output (fragmented
-    MP4); by default the source's name with .decoded.mp4, or .decoded.png for one frame without sound. model: see
-    VideoReader. crf, lossless: of the H.264 the pictures are put into; a WebP can be lossless, too. progress: called
-    after every frame with (frames done, frames in all, 0, average frames per second or None). Raises the errors of
-    errors.py; a file that was cut short or is damaged leaves nothing under the final name.
+    MP4); by default the source's name with .decoded.mp4, or .decoded.png for one frame without sound. model, denoise,
+    denoiser: see VideoReader. crf, lossless: of the H.264 the pictures are put into; a WebP can be lossless, too.
+    progress: called after every frame with (frames done, frames in all, 0, average frames per second or None). Raises
+    the errors of errors.py; a file that was cut short or is damaged leaves nothing under the final name.
     """
     begin = time.monotonic()
     if crf is not None and not 0 <= crf <= 51:
         raise SettingError(f"crf is {crf}; it can be 0 to 51")
     with ExitStack() as stack:
-        video = stack.enter_context(VideoReader(source, model=model, device=device))
+        video = stack.enter_context(VideoReader(source, model=model, device=device, denoise=denoise, denoiser=denoiser))
         if not video.complete:
             raise DamagedError(f"{source}: cut short after frame {len(video)}")
         if destination is not None and os.fspath(destination) == "-":

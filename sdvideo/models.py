@@ -55,6 +55,20 @@ def load_model(
     return model
 
 
+def add_denoiser(model: LatentModel, steps: int, name: str | None, *, device: str = "auto", expected: ModelId) -> None:
+    """Have the latents of an autoencoder cleaned by a diffusion model, the last steps of it, before they are painted.
+
+    name: of a Stable-Diffusion pipeline; without one, that which the file's own autoencoder (expected) is part of, on
+    this machine.
+    """
+    from .denoise import load_denoiser
+
+    revision = expected.revision if name in (None, expected.name) else None
+    model.denoiser = load_denoiser(
+        name or expected.name, steps, model, device=device, revision=revision, download=name is not None
+    )
+
+
 def restorer_id() -> ModelId:
     """The network that restores AV1 bases, as files name it; torch is not needed for that."""
     with safe_open(RESTORER, "np") as file:

@@ -13,6 +13,7 @@ SCALES = ("1", "2/3", "1/2")
 QUANTIZERS = ("uniform", "8bit", "palette")
 DEFAULT_MODEL = "embedded"
 DEFAULT_QUALITY = 50.0
+DENOISE_STEPS = 66  # of the schedule whose last ones clean latents; Bühlmann's
 
 
 @dataclass(frozen=True, slots=True)
