@@ -5,9 +5,11 @@ the noise of its own last steps, so it can take it away. As far as public code t
 schedule by 15, 66 steps, has the last 3 taken (a strength of 0.04), without a text, starts from the scaled latent as
 it is, and adds no noise. So here: the schedule has 66 steps, N of them are taken, the prompt is the empty one.
 
-That no noise is drawn is what keeps videos steady: equal latents become equal pictures, and what is carried along the
-motion stays as it was. Noise on top, even one field for all frames or one that follows the motion, flickers more than
-what it cleans. Only schedulers that draw noise in every step get any, the same in every frame.
+That no noise is added is what keeps videos steady: equal latents become equal pictures, and what is carried along the
+motion stays as it was. Tried on four clips with a bilateral filter in the U-Net's place and N = 3: MCF was up to 0.1 dB
+above that without cleaning; with noise added, as for a start from a picture, 0.1 to 0.6 dB below where it followed the
+motion, 0.4 to 1.1 where all frames had the same, 1.3 to 3.1 where each had its own. Only schedulers that draw noise
+in every step get any, the same in every frame.
 
 What is ours: the latent is first scaled down by what the schedule says is left of a signal at that step (his keeps its
 size, and comes out 1.5 % stronger after 3 steps); PNDM evaluates its second step twice, as it does where a schedule
