@@ -126,7 +126,7 @@ class Denoiser:
             times = scheduler.timesteps.unique_consecutive()[-self._steps :]
             return torch.cat([times[:2], times[1:]])
         start = (DENOISE_STEPS - self._steps) * scheduler.order
-        if hasattr(scheduler, "set_begin_index"):
+        if hasattr(scheduler, "set_begin_index"):  # where times repeat, they do not tell at which step one is
             scheduler.set_begin_index(start)
         return scheduler.timesteps[start:]
 
@@ -241,6 +241,6 @@ def _empty_prompt(name: str, config: Any, files: Folder | Hub) -> torch.Tensor:
         )
         model = CLIPTextModel.from_pretrained(path.parent, use_safetensors=True, local_files_only=True, variant=variant)
         with torch.inference_mode():
-            return model.eval()(words.input_ids)[0].float()
+            return model.float().eval()(words.input_ids)[0]
     except Exception as error:  # whatever damaged files can raise
         raise ModelError(f"the text encoder of {name} cannot be used: {first_line(error)}") from error

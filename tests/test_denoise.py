@@ -22,6 +22,8 @@ from sdvideo.denoise import SCHEDULERS, load_denoiser
 from sdvideo.errors import ModelError, SettingError
 from sdvideo.models import load_model
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers", "ignore::DeprecationWarning:numpy")
+
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 RANDOM = ("DDPMScheduler", "EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler")  # draw in every step
 UNET = {
@@ -224,6 +226,14 @@ def test_noise_that_is_found_is_taken_away(kind, copy, model):
         noise = (1 / alphas[time] - 1).sqrt() - (1 / alphas[0] - 1).sqrt()  # none is left but that of time 0
         found = latent() - load_denoiser(str(copy), steps, model, device="cpu")(latent())
         assert torch.allclose(found, (noise / 2.5).expand_as(found), atol=0.002)
+
+
+def test_times_may_repeat(copy, model):
+    """Karras' noise levels end with times 1, 1, 0, 0: every step is still taken, once."""
+    save_scheduler(copy, "DPMSolverMultistepScheduler", use_karras_sigmas=True)
+    cleaned = [load_denoiser(str(copy), steps, model, device="cpu")(latent()) for steps in (1, 2, 3, 4)]
+    changes = [float((clean - latent()).abs().mean()) for clean in cleaned]
+    assert changes == sorted(changes) and len(set(changes)) == 4
 
 
 @pytest.mark.parametrize("kind", ["DDIMScheduler", "PNDMScheduler"])
