@@ -23,9 +23,8 @@ is.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import cv2
@@ -40,7 +39,7 @@ from .latent_space import FINE, LEVELS, LatentSpace, Reference, grid
 from .latents import choose_device
 from .motion import BLOCK
 from .picture import Colour, Picture
-from .pretrained import files_of, find, first_line, fingerprint, load_network, refuse_video
+from .pretrained import files_of, find, fingerprint, first_line, load_network, refuse_video
 
 _TILED = 2**20  # pixels above which a picture is worked on in tiles
 _TILE, _OVERLAP = 512, 64  # pixels

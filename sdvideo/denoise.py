@@ -22,8 +22,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch

@@ -200,7 +200,7 @@ def refuse_video(found: Found) -> None:
 
 
 def load_network(kind: type, found: Found) -> torch.nn.Module:
-    """The network, of a class of diffusers' that has from_pretrained. Raises ModelError where the files do not make it."""
+    """The network, of a class with diffusers' from_pretrained. Raises ModelError where the files do not make it."""
     try:
         with quiet("diffusers"):
             network, info = kind.from_pretrained(
