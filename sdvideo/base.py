@@ -2,9 +2,9 @@
 
 Each group is one closed AV1 sequence: a key frame, then frames that refer to nothing outside it. The data of a frame
 is `pack_unit` of the temporal unit that shows it: its OBUs in the low-overhead format of the AV1 specification (section
-5.2), without the temporal delimiter, the last one without its size. The step byte of the frame table is `pack_step` of
-the group's CRF and scale. A base picture is 8-bit 4:2:0, of `base_size`. AV1
-decodes to the same integers on every machine; what is made of them at full size is `restore.py`'s.
+5.2), at most 64 of them, without the temporal delimiter, the last one without its size. One picture comes of it. The
+step byte of the frame table is `pack_step` of the group's CRF and scale. A base picture is 8-bit 4:2:0, of `base_size`.
+AV1 decodes to the same integers on every machine; what is made of them at full size is `restore.py`'s.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ EFFORT = {"fast": 6, "balanced": 4, "best": 2}  # SVT-AV1's own presets
 PROBE = 10  # and the one to find out with how groups behave
 DELIMITER = b"\x12\x00"  # the OBU that begins a temporal unit
 
+_MOST_OBUS = 64  # in a unit; SVT-AV1 makes 7
 _STEPS = 80  # values of the step byte for each scale
 _LEAST_SIDE = 64  # pixels that SVT-AV1 needs; smaller pictures are scaled up to it
 _RATE = 25  # of the AV1 streams, whose times nobody reads
@@ -151,12 +152,19 @@ class BaseDecoder:
             self._decoder.options = {"max_frame_delay": "1", "max_pixels": str(width * height)}
         if self._decoder is None:
             raise DamagedError("a group does not begin with a key frame")
-        try:
-            frames = self._decoder.decode(av.Packet(unpack_unit(coded.data))) if coded.data else []
-        except (av.FFmpegError, ValueError) as error:
-            raise DamagedError("its AV1 data does not decode") from error
+        frames = []
+        # One by one, so that a unit of thousands of pictures is refused at the second one.
+        for number, obu in enumerate(_obus(coded.data)):
+            if number == _MOST_OBUS:
+                raise DamagedError(f"its AV1 data has more than {_MOST_OBUS} OBUs")
+            try:
+                frames += self._decoder.decode(av.Packet(_sized(*obu)))
+            except (av.FFmpegError, ValueError) as error:
+                raise DamagedError("its AV1 data does not decode") from error
+            if len(frames) > 1:
+                break
         if len(frames) != 1:
-            raise DamagedError(f"its AV1 data gives {len(frames)} pictures instead of one")
+            raise DamagedError(f"its AV1 data gives {len(frames) or 'no'} pictures instead of one")
         (frame,) = frames
         if (frame.width, frame.height, frame.format.name) != (width, height, "yuv420p"):
             found = f"{frame.width}x{frame.height} {frame.format.name}"

@@ -11,7 +11,6 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 from .errors import DamagedError, FormatError
@@ -20,19 +19,12 @@ GROUP, TRACK, INDEX, END = b"GRUP", b"TRAK", b"indx", b"ENDS"
 
 MAX_PAYLOAD = 2**28
 OVERHEAD = 12
+HEAD_SIZE = 8
 
 _HEAD = struct.Struct("<4sI")
 _CRC = struct.Struct("<I")
 _KNOWN = re.compile(b"|".join((GROUP, TRACK, INDEX, END)))
 _WINDOW = 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """What is wrong in a file, in words, and the byte offset where it begins."""
-
-    offset: int
-    what: str
 
 
 class Chunk(NamedTuple):
@@ -57,6 +49,20 @@ class Found(NamedTuple):
     chunk: Chunk
     payload: bytes
     crc: int
+
+
+class Lost(NamedTuple):
+    """Bytes from `offset` to before `end` in which there is no good chunk.
+
+    kind: "cut" short by the end of the file, "checksum" of a chunk, or "structure", no chunk at all; what: in words;
+    chunk: what its head says is there, None where there is no head.
+    """
+
+    offset: int
+    end: int
+    kind: str
+    what: str
+    chunk: Chunk | None
 
 
 def pack_chunk(kind: bytes, payload: bytes) -> bytes:
@@ -95,8 +101,8 @@ class ChunkFile:
 
     def head(self, offset: int) -> Chunk | None:
         """What the eight bytes at `offset` say, if they can be the head of a chunk; it may end too far."""
-        head = self.read(offset, _HEAD.size)
-        if len(head) < _HEAD.size:
+        head = self.read(offset, HEAD_SIZE)
+        if len(head) < HEAD_SIZE:
             return None
         kind, size = _HEAD.unpack(head)
         return Chunk(offset, kind, size) if kind.isalpha() and size <= MAX_PAYLOAD else None
@@ -112,7 +118,7 @@ class ChunkFile:
         if crc != chunk_crc(data):
             self._patience -= len(data)
             raise DamagedError(f"the CRC of a {chunk.name} chunk of {chunk.size} bytes does not fit")
-        return Found(chunk, data[_HEAD.size : -4], crc)
+        return Found(chunk, data[HEAD_SIZE:-4], crc)
 
     def walk(self, start: int, end: int) -> Iterator[Chunk]:
         """The chunks between two offsets, going by their sizes. Raises DamagedError if they do not fit."""
@@ -123,27 +129,37 @@ class ChunkFile:
             yield chunk
             start = chunk.end
 
-    def scan(self, start: int) -> Iterator[Found | Damage]:
+    def scan(self, start: int) -> Iterator[Found | Lost]:
         """All good chunks from `start` to the end of the file and the damage between them, in file order."""
         while start < self.size:
             chunk = self.head(start)
             try:
-                if chunk is None:
-                    raise DamagedError(self._no_head(start))
-                found = self.load(chunk)
-            except DamagedError as error:
+                found = self.load(chunk) if chunk else None
+            except DamagedError:
+                found = None
+            if found:
+                yield found
+                start = chunk.end
+            else:
                 good = self._recover(start, chunk)
-                span = "" if good == self.size else f"; bytes {start} to {good - 1} are lost"
-                yield Damage(start, f"{error}{span}")
+                yield self._lost(start, good, chunk)
                 start = good
-                continue
-            yield found
-            start = chunk.end
 
-    def _no_head(self, offset: int) -> str:
-        if self.size - offset < _HEAD.size:
-            return "the file ends within the head of a chunk"
-        return "there is no chunk where one should begin"
+    def _lost(self, offset: int, good: int, chunk: Chunk | None) -> Lost:
+        """What is between `offset` and the next good chunk at `good`, where only a head may be whole."""
+        cut, span = good == self.size, "" if good == self.size else f"; bytes {offset} to {good - 1} are lost"
+        if chunk is None and cut and self.size - offset < HEAD_SIZE:
+            kind, what = "cut", "the file ends within the head of a chunk"
+        elif chunk is None:
+            kind, what = "structure", "there is no chunk where one should begin"
+        elif chunk.end <= self.size:
+            kind, what = "checksum", f"the CRC of a {chunk.name} chunk of {chunk.size} bytes does not fit"
+        elif cut:
+            part = f"{self.size - offset} of {chunk.end - offset} bytes"
+            kind, what = "cut", f"the file ends within a {chunk.name} chunk ({part})"
+        else:
+            kind, what = "structure", f"a {chunk.name} chunk has the impossible size of {chunk.size} bytes"
+        return Lost(offset, good, kind, what + span, chunk)
 
     def _recover(self, offset: int, chunk: Chunk | None) -> int:
         """Where the next good chunk after the bad one at `offset` begins, or the size of the file."""

@@ -249,6 +249,10 @@ def decode(
         bool,
         typer.Option("--preview", help="Copy the AV1 base as it is: at once, without the network that restores it."),
     ] = False,
+    tolerant: Annotated[
+        bool,
+        typer.Option("--tolerant", help="Decode a damaged file: the last good picture stands in for lost ones."),
+    ] = False,
     lossless: Annotated[bool, typer.Option("--lossless", help="Store every decoded sample as it is.")] = False,
     crf: Annotated[
         int | None, typer.Option(metavar="N", help="Quality of the H.264, 0 (best) to 51; 16 if not given.")
@@ -282,6 +286,7 @@ def decode(
     _exclude(preview, "--preview", lossless or crf is not None, "--lossless or --crf")
     _exclude(preview, "--preview", output == "-", "-o -")
     _exclude(preview, "--preview", denoise is not None, "--denoise")
+    _exclude(preview, "--preview", tolerant, "--tolerant")
     if denoiser is not None and denoise is None:
         raise SettingError("--denoiser does nothing without --denoise N")
     try:
@@ -298,6 +303,7 @@ def decode(
                     output,
                     overwrite=yes,
                     lossless=lossless,
+                    tolerant=tolerant,
                     model=model,
                     device=device,
                     denoise=denoise or 0,

@@ -77,20 +77,22 @@ Frame data
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from os import PathLike, fspath
 from typing import BinaryIO
 
 from .chunk import (
     END,
     GROUP,
+    HEAD_SIZE,
     INDEX,
     MAX_PAYLOAD,
     TRACK,
     Chunk,
     ChunkFile,
-    Damage,
+    Lost,
     chunk_crc,
     pack_chunk,
     require_known,
@@ -100,7 +102,6 @@ from .group import KEY, PREDICTED, CodedFrame, Group, pack_group, unpack_group
 from .header import Header, ModelId
 from .layout import (
     END_SIZE,
-    MAX_PIECE,
     End,
     GroupEntry,
     Piece,
@@ -113,7 +114,9 @@ from .layout import (
     unpack_index,
     unpack_piece,
 )
-from .survey import Tally, survey, time_range
+from .survey import Damage, Tally, survey, time_range
+
+_PIECE = 2**16  # bytes of a track file that are lost together
 
 __all__ = [
     "KEY",
@@ -167,12 +170,12 @@ class Writer:
         return len(packed)
 
     def write_track(self, blob: int, data: bytes) -> None:
-        """Append the next bytes of track file `blob`, in pieces of up to 1 MiB; a call starts a new one."""
+        """Append the next bytes of track file `blob`, in pieces of up to 64 KiB; a call starts a new one."""
         sizes = self._tally.track_bytes
         if not 0 <= blob < len(sizes):
             raise FormatError(f"there is no track file {blob}, the header announces {len(sizes)}")
-        for start in range(0, len(data), MAX_PIECE):
-            piece = Piece(blob, sizes[blob], bytes(data[start : start + MAX_PIECE]))
+        for start in range(0, len(data), _PIECE):
+            piece = Piece(blob, sizes[blob], bytes(data[start : start + _PIECE]))
             packed = pack_chunk(TRACK, pack_piece(piece))
             self._put(packed)
             self._tally.add_piece(blob, piece.end, chunk_crc(packed))
@@ -218,7 +221,7 @@ class Writer:
         self._at = self._start
         pieces: list[tuple[int, int, int]] = []
         for found in chunks.scan(self._start):
-            if isinstance(found, Damage):
+            if isinstance(found, Lost):
                 return
             chunk, payload, crc = found
             if chunk.kind == TRACK:
@@ -275,10 +278,15 @@ class Reader:
             try:
                 self._chunks = ChunkFile(self._file)
                 self.header, self._start = read_preamble(self._chunks)
+                self.lost: tuple[GroupEntry, ...] = ()
                 if tolerant or not self._open_by_index():
-                    found = survey(self._chunks, self.header, self._start, tolerant)
+                    found = survey(self._chunks, self.header, self._start)
                     self.groups, self._pieces = found.groups, found.pieces
                     self.complete, self.damage = found.complete, found.damage
+                    if tolerant:
+                        self.lost = found.lost
+                    elif found.lost:
+                        self.groups = tuple(entry for entry in self.groups if entry.first < found.lost[0].first)
             except BaseException:
                 self._file.close()
                 raise
@@ -356,6 +364,40 @@ class Reader:
                     raise DamagedError(f"track file {blob} goes on at byte {piece.position}, not {position}")
             yield piece.data
             position = piece.end
+
+    def lost_times(self, number: int) -> Iterable[tuple[int, int]]:
+        """pts and duration of the frames of lost group `number`: from its frame table, where that seems to be left.
+
+        Otherwise they share the group's time evenly. The pts increase, and lie between those of the groups around.
+        """
+        entry = self.lost[number]
+        with suppress(DamagedError):
+            group = unpack_group(self._chunks.read(entry.offset + HEAD_SIZE, entry.size))
+            starts = not entry.first or entry.start_pts <= group.start_pts
+            ends = group.frames[-1].pts < entry.end_pts
+            if (group.first, len(group.frames)) == (entry.first, entry.frames) and starts and ends:
+                return [(frame.pts, frame.duration) for frame in group.frames]
+        span, count = entry.end_pts - entry.start_pts, entry.frames
+        times = (entry.start_pts + span * place // count for place in range(count + 1))
+        return ((pts, following - pts) for pts, following in pairwise(times))
+
+    def track_parts(self, blob: int) -> Iterator[tuple[Piece, bool]]:
+        """What is left of track file `blob`, in order: pieces, and whether they are as they were written.
+
+        Between them there may be holes, no larger together than the file.
+        """
+        position = 0
+        for chunk in self._pieces:
+            try:
+                payload, whole = self._chunks.load(chunk).payload, True
+            except DamagedError:
+                payload, whole = self._chunks.read(chunk.offset + HEAD_SIZE, chunk.size), False
+            with suppress(DamagedError):
+                piece = unpack_piece(payload, len(self.header.blobs))
+                # What a changed piece says of its place is believed where it is what should be there.
+                if piece.blob == blob and position <= piece.position <= (self._chunks.size if whole else position):
+                    yield piece, whole
+                    position = piece.end
 
     def close(self) -> None:
         self._file.close()

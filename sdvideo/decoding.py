@@ -8,16 +8,18 @@ base av1:   container -> AV1 -> restore -> mux
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -25,16 +27,17 @@ import numpy as np
 
 from .ahead import ahead
 from .base import BaseDecoder, unpack_step
-from .container import KEY, CodedFrame, Damage, Reader
-from .container import verify as verify_chunks
-from .errors import DamagedError, FormatError, SettingError
+from .container import KEY, PREDICTED, CodedFrame, Damage, Reader
+from .errors import DamagedError, FormatError, ModelError, SettingError
 from .header import MAX_AREA, Header
 from .models import add_denoiser, load_model, load_restorer
 from .mux import open_copy, open_sink
 from .output import check_output, whole_file
-from .picture import Frame, Picture, StreamInfo
+from .picture import Frame, Picture, StreamInfo, grey
 from .scaling import scaled_size
 from .settings import DEFAULT_MODEL, DENOISE_STEPS
+from .survey import group_damage
+from .tracks import SUFFIXES, mend, readable
 
 if TYPE_CHECKING:  # torch takes seconds
     from .enlarge import SmallFrameDecoder
@@ -62,6 +65,10 @@ class BaseFrameDecoder:
         crf, _ = unpack_step(coded.step)
         return Frame(coded.pts, coded.duration, self._canvas.paint(traced, crf))
 
+
+log = logging.getLogger("sdvideo")
+
+_NAMED = 8  # ranges of concealed frames that are told one by one
 
 AnyDecoder: TypeAlias = "FrameDecoder | BaseFrameDecoder | SmallFrameDecoder"
 Parsed = TypeVar("Parsed")
@@ -142,8 +149,11 @@ class VideoReader:
     A frame by number decodes its group from the group's key frame on, and no other group; frames asked for in rising
     order are decoded once. Not for use by several threads at once. model: where to find the model the file names, if
     not under that name on this machine; denoise: how many steps of a diffusion model clean each latent before it is
-    painted, 0 to 66; denoiser: the pipeline that is from, if not the one the model is part of (see denoise.py);
-    tolerant: leave damaged groups out instead of stopping at them.
+    painted, 0 to 66; denoiser: the pipeline that is from, if not the one the model is part of (see denoise.py).
+
+    tolerant: read a damaged file. Its frames are as many as they were, at their times; where one is lost, the last good
+    picture before it is shown, the first good one where there is none before, grey where there is none at all. A file
+    that was cut short ends with its last whole group.
     """
 
     def __init__(
@@ -158,7 +168,7 @@ class VideoReader:
     ):
         if not 0 <= denoise <= DENOISE_STEPS:
             raise SettingError(f"denoise is {denoise}; it can be 0 to {DENOISE_STEPS}")
-        self._reader = Reader(path, tolerant=tolerant)
+        self._reader, self._tolerant = Reader(path, tolerant=tolerant), tolerant
         if denoise and (self.base == "av1" or self._reader.header.model.name == DEFAULT_MODEL):
             self._reader.close()
             raise SettingError(f"{path} cannot be denoised: it was not made with a diffusers autoencoder")
@@ -170,7 +180,11 @@ class VideoReader:
         self._symbols: FrameSymbols | Traced | None = None
         self._cursor = _Cursor()
         self._latents: _Latents | None = None
-        self._starts = np.array([entry.first for entry in self._reader.groups], np.int64)
+        self._groups = sorted([*self._reader.groups, *self._reader.lost], key=lambda entry: entry.first)
+        self._starts = np.array([entry.first for entry in self._groups], np.int64)
+        self._lost = {entry.first: number for number, entry in enumerate(self._reader.lost)}
+        self.unheard: list[str] = []  # what track_files had to leave out, in words
+        self._broken: dict[int, int] = {}  # of groups that do not decode: the place of the frame that does not
 
     @property
     def info(self) -> StreamInfo:
@@ -187,23 +201,48 @@ class VideoReader:
         """Does the file have its end, or was it cut short?"""
         return self._reader.complete
 
+    @property
+    def damage(self) -> tuple[Damage, ...]:
+        """What opening found to be wrong; with tolerant, every checksum was looked at."""
+        return self._reader.damage
+
+    @property
+    def concealed(self) -> list[range]:
+        """The numbers of the frames that are lost, as far as that is known: in groups decoded so far, all."""
+        lost = [(entry.first, entry.first + entry.frames) for entry in self._reader.lost]
+        for group, place in self._broken.items():
+            entry = self._groups[group]
+            lost.append((entry.first + place, entry.first + entry.frames))
+        return [range(*ends) for ends in sorted(lost)]
+
     def __len__(self) -> int:
-        return self._reader.frame_count
+        return self._groups[-1].first + self._groups[-1].frames if self._groups else 0
 
     def __getitem__(self, index: int) -> Frame:
         number = index + len(self) if index < 0 else index
         if not 0 <= number < len(self):
             raise IndexError(f"frame {index} of {len(self)}")
-        for decoder, coded, symbols in self._cursor.steps(self, number, self._new_decoder):
-            self._symbols = symbols
-            frame = decoder.reconstruct(coded, symbols)
-        return frame
+        group, place = self._place(number)
+        if not self._tolerant:
+            return self._decode(number)
+        if not self._is_lost(group):
+            with suppress(DamagedError):
+                return self._decode(number)
+        return Frame(*next(islice(self._times(group), place, None)), self._picture_for(group, place))
 
     def __iter__(self) -> Iterator[Frame]:
         decoder = self._new_decoder()
+        shown = None
         with ahead(self._parsed_frames(decoder)) as parsed:
-            for coded, self._symbols in parsed:
-                yield decoder.reconstruct(coded, self._symbols)
+            for coded, symbols in parsed:
+                if symbols is None:
+                    shown = shown or self._picture_for(0, 0)
+                    yield Frame(coded.pts, coded.duration, shown)
+                    continue
+                self._symbols = symbols
+                frame = decoder.reconstruct(coded, symbols)
+                shown = frame.picture
+                yield frame
 
     def latents(self, start: int | None = None, stop: int | None = None) -> np.ndarray:
         """The latents of frames start up to but not including stop, by the rules of slices: by default all.
@@ -225,34 +264,91 @@ class VideoReader:
 
     def coded_frames(self) -> Iterator[CodedFrame]:
         """All frames as they are in the file."""
-        for group in range(len(self._reader.groups)):
-            yield from self._read(group)
+        for number in range(len(self._reader.groups)):
+            with self._lock:
+                group = self._reader.read_group(number)
+            yield from group.frames
 
-    def check(self) -> None:
-        """Decode the integers of every frame, and make no pictures of them. Raises DamagedError where one does not."""
+    def check(self) -> Iterator[Damage]:
+        """Decode the integers of every frame, and make no pictures of them. Gives the groups that do not decode."""
         if self.base == "av1":
             parse = BaseDecoder(self.info.width, self.info.height).decode
         else:
             parse = self._new_decoder().parse
-        for group in range(len(self._reader.groups)):
-            for place, coded in enumerate(self._read(group)):
-                self._parse(parse, coded, group, place)
+        for group, entry in enumerate(self._groups):
+            if self._is_lost(group):
+                continue
+            try:
+                for place, coded in enumerate(self._read(group)):
+                    self._parse(parse, coded, group, place)
+            except DamagedError as error:
+                yield group_damage("decode", str(error.__cause__ or error), group, entry, self.info.time_base)
 
-    def _parsed_frames(self, decoder: AnyDecoder) -> Iterator[tuple[CodedFrame, FrameSymbols | Traced]]:
-        for group in range(len(self._reader.groups)):
-            for place, coded in enumerate(self._read(group)):
-                yield coded, self._parse(decoder.parse, coded, group, place)
+    def _parsed_frames(self, decoder: AnyDecoder) -> Iterator[tuple[CodedFrame, FrameSymbols | Traced | None]]:
+        """Every frame with its integers; with tolerant, lost ones are still ones without integers."""
+        for group, entry in enumerate(self._groups):
+            done = 0
+            try:
+                for done, coded in enumerate(self._read(group)):
+                    yield coded, self._parse(decoder.parse, coded, group, done)
+                done = entry.frames
+            except DamagedError:
+                if not self._tolerant:
+                    raise
+                if not self._is_lost(group):
+                    self._broken[group] = done
+            if done < entry.frames:
+                for pts, duration in islice(self._times(group), done, None):
+                    yield CodedFrame(pts, duration, PREDICTED, 0, b""), None
+
+    def _decode(self, number: int) -> Frame:
+        """A frame by its number. Raises DamagedError where it, or one before it in its group, does not decode."""
+        for decoder, coded, symbols in self._cursor.steps(self, number, self._new_decoder):
+            self._symbols = symbols
+            frame = decoder.reconstruct(coded, symbols)
+        return frame
+
+    def _picture_for(self, group: int, place: int) -> Picture:
+        """What is shown instead of a lost frame: the good picture that is next before it, else next after it."""
+        for earlier in range(group, -1, -1):
+            if not self._is_lost(earlier) and (picture := self._last_of(earlier, place if earlier == group else None)):
+                return picture
+        for later in range(group + 1, len(self._groups)):
+            if not self._is_lost(later) and (picture := self._last_of(later, 1)):
+                return picture
+        return grey(self.info.width, self.info.height)
+
+    def _last_of(self, group: int, stop: int | None) -> Picture | None:
+        """The last good picture among the first `stop` of a group."""
+        picture, decoder = None, self._new_decoder()
+        with suppress(DamagedError):
+            for coded in self._read(group)[:stop]:
+                picture = decoder.reconstruct(coded, decoder.parse(coded)).picture
+        return picture
 
     def _parse(self, parse: Callable[[CodedFrame], Parsed], coded: CodedFrame, group: int, place: int) -> Parsed:
         try:
             return parse(coded)
         except DamagedError as error:
-            number = self._reader.groups[group].first + place
+            number = self._groups[group].first + place
             raise DamagedError(f"{self._reader.path}: group {group}, frame {number}: {error}") from error
 
-    def _read(self, group: int) -> tuple[CodedFrame, ...]:
+    def _is_lost(self, group: int) -> bool:
+        return self._groups[group].first in self._lost
+
+    def _times(self, group: int) -> Iterable[tuple[int, int]]:
+        """pts and duration of each frame of a group."""
         with self._lock:
-            return self._reader.read_group(group).frames
+            if self._is_lost(group):
+                return self._reader.lost_times(self._lost[self._groups[group].first])
+        return [(coded.pts, coded.duration) for coded in self._read(group)]
+
+    def _read(self, group: int) -> tuple[CodedFrame, ...]:
+        if self._is_lost(group):
+            raise DamagedError(f"{self._reader.path}: group {group} is lost")
+        number = bisect_left(self._reader.groups, self._groups[group].first, key=lambda entry: entry.first)
+        with self._lock:
+            return self._reader.read_group(number).frames
 
     def _place(self, number: int) -> tuple[int, int]:
         """The group of a frame, and which of its frames it is."""
@@ -303,16 +399,41 @@ class VideoReader:
 
     @contextmanager
     def track_files(self) -> Iterator[list[Path]]:
-        """The copied audio and subtitle streams as temporary files, in the order of the header's blobs."""
+        """The copied audio and subtitle streams as temporary files, in the order of the header's blobs.
+
+        With tolerant, files of what is left of them; a file of which nothing can be read is not among them.
+        """
         with tempfile.TemporaryDirectory(prefix="sdvideo-") as folder:
             paths = []
             for blob, form in enumerate(self._reader.header.blobs):
-                path = Path(folder) / f"tracks{blob}.{form}"
+                path = Path(folder) / f"tracks{blob}.{SUFFIXES[form]}"
+                if self._tolerant:
+                    paths += self._mended(blob, path)
+                    continue
                 with path.open("wb") as file:
                     for piece in self._reader.track_data(blob):
                         file.write(piece)
                 paths.append(path)
             yield paths
+
+    def _mended(self, blob: int, path: Path) -> list[Path]:
+        """Put what is left of a track file at its place in `path`; if that is not all, make a whole file of it."""
+        end, holes, intact = 0, [], True
+        with path.open("wb") as file:
+            for piece, whole in self._reader.track_parts(blob):
+                if piece.position > end:
+                    holes.append(range(end, piece.position))
+                file.seek(piece.position)
+                file.write(piece.data)
+                end, intact = piece.end, intact and whole
+        if intact and not holes and readable(path):
+            return [path]
+        files, left_out = mend(path, holes, path.parent / f"mended{blob}")
+        if not files:
+            self.unheard.append(f"track file {blob} cannot be read and is left out")
+        else:
+            self.unheard.append(f"track file {blob} is damaged, {left_out} of its packets are left out")
+        return files
 
 
 def _check_fit(model: LatentModel | LatentSpace, header: Header) -> None:
@@ -323,11 +444,13 @@ def _check_fit(model: LatentModel | LatentSpace, header: Header) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DecodeResult:
-    """What came out. path: the file, None for a pipe; frames: how many; seconds: of work."""
+    """What came out. path: the file, None for a pipe; frames: how many; seconds: of work; concealed: how many of the
+    frames were lost and show another picture."""
 
     path: Path | None
     frames: int
     seconds: float
+    concealed: int = 0
 
 
 def decode(
@@ -337,6 +460,7 @@ def decode(
     overwrite: bool = False,
     crf: int | None = None,
     lossless: bool = False,
+    tolerant: bool = False,
     model: str | None = None,
     device: str = "auto",
     denoise: int = 0,
@@ -350,14 +474,20 @@ def decode(
     denoiser: see VideoReader. crf, lossless: of the H.264 the pictures are put into; a WebP can be lossless, too.
     progress: called after every frame with (frames done, frames in all, 0, average frames per second or None). Raises
     the errors of errors.py; a file that was cut short or is damaged leaves nothing under the final name.
+
+    tolerant: make up for what is lost of such a file as VideoReader does, keep what is left of the sound, and log one
+    warning that says what was lost; only a damaged header, or nothing left to show, is still an error.
     """
     begin = time.monotonic()
     if crf is not None and not 0 <= crf <= 51:
         raise SettingError(f"crf is {crf}; it can be 0 to 51")
     with ExitStack() as stack:
-        video = stack.enter_context(VideoReader(source, model=model, device=device, denoise=denoise, denoiser=denoiser))
-        if not video.complete:
-            raise DamagedError(f"{source}: cut short after frame {len(video)}")
+        reading = {"model": model, "device": device, "denoise": denoise, "denoiser": denoiser, "tolerant": tolerant}
+        video = stack.enter_context(VideoReader(source, **reading))
+        if not tolerant:
+            _require_whole(video, source)
+        if not len(video):
+            raise DamagedError(f"{source}: holds no frame")
         if destination is not None and os.fspath(destination) == "-":
             path = target = None
         else:
@@ -381,7 +511,27 @@ def decode(
             sink.write(frame)
             progress(done, len(video), 0)
         sink.close()
-    return DecodeResult(path, len(video), time.monotonic() - begin)
+        if video.damage or video.concealed or video.unheard:
+            log.warning("%s", _made_up(video, source))
+        concealed = sum(map(len, video.concealed))
+    return DecodeResult(path, len(video), time.monotonic() - begin, concealed)
+
+
+def _require_whole(video: VideoReader, source: str | os.PathLike) -> None:
+    if not video.complete:
+        what = video.damage[0].what if video.damage else f"cut short after frame {len(video)}"
+        raise DamagedError(f"{source}: {what} (decode what is left with --tolerant)")
+
+
+def _made_up(video: VideoReader, source: str | os.PathLike) -> str:
+    """What was lost of a damaged file, and what is there instead, in one line."""
+    lost = video.concealed
+    named = [f"{frames[0]} to {frames[-1]}" for frames in lost[:_NAMED]] + ["..."] * (len(lost) > _NAMED)
+    frames = f"the nearest good picture stands in for frames {', '.join(named)} ({sum(map(len, lost))} in all)"
+    said = [frames] if lost else []
+    if any(damage.kind == "cut" for damage in video.damage):
+        said.append(f"it is cut short after frame {len(video) - 1}")
+    return f"{source} is damaged: {'; '.join([*said, *video.unheard]) or 'nothing that is seen or heard is lost'}"
 
 
 def preview(
@@ -401,6 +551,7 @@ def preview(
         video = stack.enter_context(VideoReader(source))
         if video.base != "av1":
             raise SettingError(f"{source} has no AV1 base to show; decode it")
+        _require_whole(video, source)
         path = Path(destination) if destination is not None else Path(source).with_suffix(".preview.mp4")
         check_output(path, source, overwrite)
         part = stack.enter_context(whole_file(path))
@@ -420,14 +571,14 @@ def preview(
 
 def verify(path: str | os.PathLike, *, device: str = "auto") -> list[Damage]:
     """Check a whole file: every checksum, then the integers of every frame. Returns what is wrong, [] if nothing."""
-    damage = verify_chunks(path)
-    if not damage:
-        with VideoReader(path, device=device) as video:
-            try:
-                video.check()
-            except DamagedError as error:
-                damage.append(Damage(0, str(error)))
-    return damage
+    with VideoReader(path, device=device, tolerant=True) as video:
+        damage = list(video.damage)
+        try:
+            damage += video.check()
+        except ModelError:
+            if not damage:
+                raise
+    return sorted(damage, key=lambda one: one.offset)
 
 
 def default_output(source: str | os.PathLike, video: VideoReader) -> Path:

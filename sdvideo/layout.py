@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .chunk import OVERHEAD, ChunkFile
+from .chunk import MAX_PAYLOAD, OVERHEAD, ChunkFile
 from .errors import DamagedError, FormatError
 from .group import MAX_FRAMES, MAX_TIME, put_svarint, put_varint, take_svarint, take_varint
 from .header import Header, pack_header, unpack_header
@@ -19,6 +19,7 @@ MAGIC = bytes.fromhex("89 53 44 56 0D 0A 1A 0A")
 MAJOR, MINOR = 1, 0
 MAX_HEADER = 2**20
 MAX_PIECE = 2**20
+ANYWHERE = 2**62  # the limit of an index whose file is not what it was
 
 _PREAMBLE = struct.Struct("<8sHHI")
 _CRC = struct.Struct("<I")
@@ -144,7 +145,7 @@ def unpack_index(payload: bytes, start: int, limit: int) -> list[GroupEntry]:
         entry = GroupEntry(end + gap, size, first, frames, start_pts, start_pts + span)
         end += gap + OVERHEAD + size
         in_order = last_start < start_pts <= MAX_TIME and frames - 1 <= span <= 3 * MAX_TIME
-        if end > limit or not 1 <= frames <= MAX_FRAMES or not in_order:
+        if end > limit or not 1 <= frames <= min(MAX_FRAMES, size) or size > MAX_PAYLOAD or not in_order:
             raise DamagedError(f"entry {len(entries)} of the index is impossible")
         entries.append(entry)
         first, last_start, end_pts = first + frames, start_pts, start_pts + span

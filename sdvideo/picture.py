@@ -31,6 +31,12 @@ class Picture:
         return f"Picture({self.width}x{self.height})"
 
 
+def grey(width: int, height: int) -> Picture:
+    """A picture that says nothing."""
+    half = (height + 1) // 2, (width + 1) // 2
+    return Picture(*(np.full(size, 128, np.uint8) for size in ((height, width), half, half)))
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """A picture and its place in time.

@@ -11,6 +11,7 @@ import io
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from sdvideo.picture import Track
 
 log = logging.getLogger("sdvideo")
 
-_FILE_NAMES = {"mp4": "tracks.mp4", "matroska": "tracks.mkv"}
+SUFFIXES = {"mp4": "mp4", "matroska": "mkv"}  # of the track files, by their form
 _INT32 = 2**31 - 1
 
 # Without this, FFmpeg moves a whole Matroska file later when its sound starts a little before zero.
@@ -78,7 +79,7 @@ class TrackWriter:
     """
 
     def __init__(self, streams: Sequence[av.stream.Stream], folder: Path) -> None:
-        by_format: dict[str, list[av.stream.Stream]] = {name: [] for name in _FILE_NAMES}
+        by_format: dict[str, list[av.stream.Stream]] = {name: [] for name in SUFFIXES}
         for stream in streams:
             refusals = {name: refusal(stream, name) for name in _preferred_formats(stream)}
             home = next((name for name, why in refusals.items() if not why), None)
@@ -87,7 +88,7 @@ class TrackWriter:
             else:
                 by_format[home].append(stream)
         self._homes = [(name, members) for name, members in by_format.items() if members]
-        self.paths = [folder / _FILE_NAMES[name] for name, _ in self._homes]
+        self.paths = [folder / f"tracks.{SUFFIXES[name]}" for name, _ in self._homes]
         self.tracks = tuple(
             Track(stream.type, _codec_name(stream), _language(stream), blob, index)
             for blob, (_, members) in enumerate(self._homes)
@@ -140,10 +141,20 @@ class TrackWriter:
 
 
 class TrackReader:
-    """Reads one track file back, in step with a video that is being written."""
+    """Reads one track file back, in step with a video that is being written. path: named by its form, see SUFFIXES.
+
+    What is in it may come from anybody, so it is read as that form and no other: FFmpeg has formats that are lists of
+    other files to open. And whatever it should ask for, nothing else is opened.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._container = av.open(f"file:{path}", metadata_errors="replace")
+        form = next(form for form, suffix in SUFFIXES.items() if path.suffix == f".{suffix}")
+        self._file = path.open("rb")
+        try:
+            self._container = av.open(self._file, format=form, metadata_errors="replace", io_open=_nothing_else)
+        except BaseException:
+            self._file.close()
+            raise
         streams = self._container.streams
         self.streams = sorted((*streams.audio, *streams.subtitles), key=lambda stream: stream.index)
         self._packets: Iterator[av.Packet] = iter(())
@@ -164,6 +175,7 @@ class TrackReader:
 
     def close(self) -> None:
         self._container.close()
+        self._file.close()
 
     def _advance(self) -> None:
         self._next = packet = next((packet for packet in self._packets if packet.size), None)
@@ -173,6 +185,45 @@ class TrackReader:
         if not packet.duration:
             packet.duration = packet.dts - self._last_dts.get(packet.stream_index, packet.dts)
         self._last_dts[packet.stream_index] = packet.dts
+
+
+def readable(path: Path) -> bool:
+    """Is this a track file that can be opened?"""
+    try:
+        TrackReader(path).close()
+    except (av.FFmpegError, OSError, ValueError):
+        return False
+    return True
+
+
+def mend(path: Path, holes: Sequence[range], folder: Path) -> tuple[list[Path], int]:
+    """Copy what can be read of a damaged track file into whole ones, but for the packets that lie in `holes`.
+
+    folder: for the new files, to be made. Returns them, none if nothing can be read, and how many packets are left out.
+    """
+    folder.mkdir()
+    left_out = 0
+    try:
+        with closing(TrackReader(path)) as reader:
+            writer = TrackWriter(reader.streams, folder)
+            if not writer.paths:
+                return [], 0
+            writer.open(reader.streams[0].container)
+            with closing(writer):
+                reader.start([stream for stream in reader.streams if stream.index in writer.stream_indices])
+                for packet in reader.until(None):
+                    begin = packet.pos or 0
+                    if any(begin < hole.stop and begin + packet.size > hole.start for hole in holes):
+                        left_out += 1
+                    else:
+                        writer.write(packet)
+    except (av.FFmpegError, OSError, ValueError):
+        return [], left_out
+    return writer.paths, left_out
+
+
+def _nothing_else(url: str, flags: int, options: dict) -> None:
+    raise PermissionError(f"a track file asks for {url}")
 
 
 def copy_stream(container: av.container.OutputContainer, template: av.stream.Stream) -> av.stream.Stream:

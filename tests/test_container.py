@@ -202,7 +202,8 @@ def test_a_large_track_is_cut_into_pieces(path):
         writer.write_group(GROUPS[0])
         writer.finish()
     with Reader(path) as reader:
-        assert [len(piece) for piece in reader.track_data(1)] == [2**20, 2**20, len(sound) - 2**21]
+        sizes = [len(piece) for piece in reader.track_data(1)]
+        assert max(sizes) == 2**16 and sum(sizes) == len(sound)
         assert b"".join(reader.track_data(1)) == sound
         assert list(reader.track_data(0)) == []
 
@@ -362,7 +363,9 @@ def test_a_damaged_group_is_named_with_its_frames_and_time(path):
     with Reader(path, tolerant=True) as reader:
         assert read_all(reader) == [GROUPS[0], GROUPS[2]]
         assert (reader.frame_count, reader.complete) == (7, False)
-        assert any("frames 4 to 7 are missing (0.13 s to 0.27 s)" in damage.what for damage in reader.damage)
+        damage = reader.damage[0]
+        assert damage.what.startswith("group 1 (frames 4 to 7, 0.13 s to 0.27 s): the CRC of a GRUP chunk")
+        assert (damage.kind, damage.group, damage.frames) == ("checksum", 1, (4, 7))
 
 
 def test_a_hole_of_unknown_size_is_stepped_over(path):
