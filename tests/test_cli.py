@@ -104,7 +104,7 @@ def test_the_whole_way(clips, tmp_path):
     ]
 
     (decoded,) = objects(run("decode", target, "--json"))
-    assert list(decoded) == ["schema", "type", "source", "path", "frames", "seconds"]
+    assert list(decoded) == ["schema", "type", "source", "path", "frames", "seconds", "concealed"]
     assert (decoded["type"], decoded["path"]) == ("decode", str(tmp_path / "clip.decoded.mp4"))
     with av.open(decoded["path"]) as video:
         assert sum(1 for _ in video.decode(video=0)) == 16
