@@ -260,10 +260,10 @@ class Reader:
 
     A finished file opens by its index, without reading its groups: those are checked when they are read.
     Without an index, or with tolerant=True, the whole file is read and checked first. A file that is cut
-    short opens with the groups up to the last whole one; tolerant also takes those behind damage, and leaves
-    out what is lost.
+    short opens with the groups up to the last whole one; tolerant also takes those behind damage.
 
     header: Header. groups: a GroupEntry for each group that can be read, in order. frame_count: their frames.
+    lost: with tolerant, a GroupEntry for each group that was between those, as far as that is known; see survey.Survey.
     complete: the end chunk is there and agrees with the rest of the file (opened by index: with the index).
     damage: a Damage for everything found to be wrong on opening.
 

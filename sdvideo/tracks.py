@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
@@ -197,9 +198,10 @@ def readable(path: Path) -> bool:
 
 
 def mend(path: Path, holes: Sequence[range], folder: Path) -> tuple[list[Path], int]:
-    """Copy what can be read of a damaged track file into whole ones, but for the packets that lie in `holes`.
+    """Copy what can be read of a damaged track file into whole ones, without the packets that lie in holes.
 
-    folder: for the new files, to be made. Returns them, none if nothing can be read, and how many packets are left out.
+    holes: in rising order. folder: for the new files, to be made. Returns them, none if nothing can be read, and how
+    many packets are left out.
     """
     folder.mkdir()
     left_out = 0
@@ -213,7 +215,8 @@ def mend(path: Path, holes: Sequence[range], folder: Path) -> tuple[list[Path], 
                 reader.start([stream for stream in reader.streams if stream.index in writer.stream_indices])
                 for packet in reader.until(None):
                     begin = packet.pos or 0
-                    if any(begin < hole.stop and begin + packet.size > hole.start for hole in holes):
+                    before = bisect_left(holes, begin + packet.size, key=lambda hole: hole.start)
+                    if before and holes[before - 1].stop > begin:
                         left_out += 1
                     else:
                         writer.write(packet)
