@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .decoding import VideoReader
 from .errors import SettingError
+from .reading import VideoReader
 
 _OPEN = 8  # files that each process holds open at most
 

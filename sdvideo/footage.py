@@ -19,11 +19,11 @@ from typing import Any, NamedTuple, Protocol
 from .ahead import ahead
 from .chunk import OVERHEAD
 from .container import KEY, Reader
-from .decoding import VideoReader
 from .demux import open_source
 from .errors import DamagedError, SourceError
 from .layout import MAGIC
 from .picture import Frame, StreamInfo
+from .reading import VideoReader
 from .scaling import scaled
 
 # Rates that differ by less are one: they are averages over a file, in which the last frame's duration may be missing.
