@@ -162,7 +162,8 @@ def encode(
     model: Annotated[
         str,
         typer.Option(
-            metavar="NAME|DIR", help="embedded, or a diffusers autoencoder: a folder or a Hub id (owner/name@revision)."
+            metavar="NAME|DIR",
+            help="embedded, tiny (of Stable Diffusion's shape), or a diffusers autoencoder: a folder or a Hub id (owner/name@revision).",
         ),
     ] = DEFAULT_MODEL,
     base: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:  # torch takes seconds
     from .latents import LatentModel
     from .restore import Restorer
 
-RESTORER = Path(__file__).parent / "weights" / "restore.safetensors"
+WEIGHTS = Path(__file__).parent / "weights"
+RESTORER = WEIGHTS / "restore.safetensors"
+TINY = "tiny"  # the autoencoder of Stable Diffusion's shape that comes with the package, see weights/TINY.md
 
 
 def load_model(
@@ -29,7 +32,7 @@ def load_model(
     latent: dict[str, Any] | None = None,
     refine: bool = False,
 ) -> LatentModel:
-    """Find a latent model by name: "embedded" (None), a folder of a diffusers autoencoder, or a Hub id.
+    """Find a latent model by name: "embedded" (None), "tiny", a folder of a diffusers autoencoder, or a Hub id.
 
     A Hub id may say which revision, as owner/name@revision. colour: of the pictures it will see. expected: what a file
     was made with; latent: what its header says of the latents. refine: let an encoder look for better latents than the
@@ -46,7 +49,11 @@ def load_model(
     else:
         from .autoencoder import load_autoencoder
 
-        model = load_autoencoder(name, device=device, revision=revision, download=download, latent=latent)
+        if name == TINY:
+            model = load_autoencoder(str(WEIGHTS / TINY), device=device, latent=latent)
+            model.id = replace(model.id, name=TINY)
+        else:
+            model = load_autoencoder(name, device=device, revision=revision, download=download, latent=latent)
         model.refine = refine
     if colour is not None:
         model.colour = colour
