@@ -35,7 +35,7 @@ def files_of(name: str, revision: str | None, download: bool) -> Folder | Hub:
     if download and Path(name).is_dir():
         return Folder(name)
     parts = _HUB_ID.fullmatch(name)
-    if not download and not (parts and _COMMIT.fullmatch(revision or "")):
+    if not download and not (parts and parts[2] is None and _COMMIT.fullmatch(revision or "")):
         raise ModelError(f"the file was made with the model {name!r}, not of the Hub; say where it is (--model)")
     if parts is None or name.startswith("."):
         raise ModelError(

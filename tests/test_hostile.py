@@ -37,11 +37,11 @@ INFO = StreamInfo(64, 64, Fraction(1, 25))
 STEP = pack_step(40, Fraction(1))
 
 
-def python(*arguments: object, code: int = 0) -> str:
+def python(*arguments: object, **environment: str) -> str:
     """Run Python in a process of its own; its standard output and error."""
     command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == code, done.stdout + done.stderr
+    done = subprocess.run(command, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
@@ -231,7 +231,11 @@ from sdvideo.models import load_model
 import huggingface_hub, sdvideo.autoencoder
 canary = sys.argv[1]
 sys.addaudithook(lambda event, found: canary in str(found) and print("touched", event, found))
-for name, revision in ((canary, ""), (canary + "/x", ""), ("a/b", canary), ("a/b", "../../../../../.." + canary)):
+commit, climbing = "0" * 40, "../../../canary/config.json"
+for name, revision in (
+    (canary, ""), (canary, commit), (canary + "/x", commit),
+    ("a/b", canary), ("a/b", climbing), ("a/b@" + climbing, commit),
+):
     with suppress(ModelError):
         load_model(device="cpu", expected=ModelId(name, revision, "0" * 64))
     print("asked")
@@ -242,8 +246,9 @@ def test_a_model_named_by_a_file_leads_to_no_path(tmp_path):
     """Neither as a folder, nor as a revision that climbs out of the cache of the Hub."""
     (canary := tmp_path / "canary").mkdir()
     (canary / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
-    said = python("-c", WATCH, canary)
-    assert said.count("asked") == 4 and "touched" not in said
+    (tmp_path / "hub" / "models--a--b" / "refs").mkdir(parents=True)
+    said = python("-c", WATCH, canary, HF_HUB_CACHE=str(tmp_path / "hub"))
+    assert said.count("asked") == 6 and "touched" not in said
 
 
 def test_a_folder_beside_is_not_the_model_of_the_hub(tmp_path, monkeypatch):
@@ -251,7 +256,7 @@ def test_a_folder_beside_is_not_the_model_of_the_hub(tmp_path, monkeypatch):
     (tmp_path / "owner" / "name").mkdir(parents=True)
     (tmp_path / "owner" / "name" / "config.json").write_text("{")
     with pytest.raises(ModelError, match="in the cache"):
-        load_model(device="cpu", expected=ModelId("owner/name", "", "0" * 64))
+        load_model(device="cpu", expected=ModelId("owner/name", "0" * 40, "0" * 64))
     with pytest.raises(ModelError, match="say where it is"):
         load_model(device="cpu", expected=ModelId(str(tmp_path / "owner"), "", "0" * 64))
 
