@@ -163,7 +163,8 @@ def encode(
         str,
         typer.Option(
             metavar="NAME|DIR",
-            help="embedded, tiny (of Stable Diffusion's shape), or a diffusers autoencoder: a folder or a Hub id (owner/name@revision).",
+            help="embedded, tiny (of Stable Diffusion's shape), or a diffusers autoencoder: a folder or a Hub id "
+            "(owner/name@revision).",
         ),
     ] = DEFAULT_MODEL,
     base: Annotated[
