@@ -1,0 +1,71 @@
+"""The autoencoder of Stable Diffusion's shape that comes with the package, on pictures that look like something."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+import sdvideo
+from sdvideo.demux import open_source
+from sdvideo.fidelity import psnr, structure
+from sdvideo.models import TINY, WEIGHTS
+from sdvideo.mux import open_sink
+from sdvideo.picture import Frame
+from sdvideo.scaling import scaled
+
+SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
+PSNR_Y, MS_SSIM = 27.5, 0.94  # 0.4 dB and 0.006 under what it has
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    """Six frames of the sample at half its size."""
+    path = tmp_path_factory.mktemp("tiny") / "walk.y4m"
+    with open_source(SAMPLE) as source:
+        info = source.info
+        half = {"width": info.width // 2, "height": info.height // 2}
+        with open_sink(path, info.__class__(**half, time_base=info.time_base, rate=info.rate)) as sink:
+            for frame in islice(source.frames(), 6):
+                sink.write(Frame(frame.pts, frame.duration, scaled(frame.picture, *half.values())))
+    return path
+
+
+@pytest.fixture(scope="module")
+def coded(clip, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("tiny") / "walk.sdv"
+    sdvideo.encode(clip, path, model=TINY, quality=60, device="cpu")
+    return path
+
+
+def test_it_is_small_enough_to_come_along():
+    assert sum(path.stat().st_size for path in (WEIGHTS / TINY).iterdir()) < 3_000_000
+
+
+def test_pictures_look_like_their_source(clip, coded):
+    """A retraining that makes it worse than this is not to land."""
+    with open_source(clip) as source, sdvideo.open(coded, device="cpu") as video:
+        for before, after in zip(source.frames(), video, strict=True):
+            assert psnr(before.picture, after.picture)[1] > PSNR_Y
+            assert structure(before.picture.y, after.picture.y)[1] > MS_SSIM
+
+
+def test_files_name_it_and_need_no_folder(clip, coded, tmp_path):
+    with sdvideo.open(coded, device="cpu") as video:
+        assert video.latents().shape == (6, 4, 23, 40)
+        assert 0.5 < video.latents().std() < 2
+    assert sdvideo.verify(coded) == []
+    sdvideo.decode(coded, tmp_path / "walk.mp4", device="cpu")
+    report = sdvideo.report(clip, coded, device="cpu")
+    assert report.info["distorted"]["model"]["name"] == TINY
