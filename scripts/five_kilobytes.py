@@ -55,7 +55,7 @@ def our(**settings) -> Callable[[np.ndarray, float], Shown]:
             Image.fromarray(rgb).save(source)
             chosen = settings if "quantizer" in settings else {"quality": quality, **settings}
             size = sdvideo.encode(source, coded, device="cpu", **chosen).bytes
-            with sdvideo.open(coded, device="cpu") as video:
+            with sdvideo.open(coded, model=settings.get("model"), device="cpu") as video:
                 return Shown(size, to_rgb(video[0].picture, video.info.colour))
 
     return code

@@ -36,7 +36,7 @@ class Contest:
 
     def __init__(self, clip: Path, folder: Path, options: argparse.Namespace):
         self.material: Material = write_material(Clip(clip, folder, options.frames, options.short), folder)
-        self._folder, self._model = folder, options.model
+        self._folder, self.model = folder, options.model
         self.lines: list[str] = []
         self.coded: dict[str, Path] = {}
 
@@ -44,7 +44,7 @@ class Contest:
         """Code, measure, write a line; returns the bytes."""
         path = self._folder / f"{len(self.coded)}.sdv"
         size = self._encode(path, **settings)
-        summary = sdvideo.report(self.material.y4m, path, device="cpu").summary
+        summary = sdvideo.report(self.material.y4m, path, model=self.model, device="cpu").summary
         cells = [number(summary[name][what], form) for name, what, form in _COLUMNS]
         seconds = float(self.material.frames / self.material.rate)
         cells += [number(summary["r_w"]["clip"], ".2f"), number(size * 8 / seconds / 1000, ".0f")]
@@ -69,7 +69,7 @@ class Contest:
         self.add(title, quality=low, keyint=KEYINT)
 
     def _encode(self, path: Path, **settings) -> int:
-        settings = {"model": self._model, "base": "none", "device": "cpu", **settings}
+        settings = {"model": self.model, "base": "none", "device": "cpu", **settings}
         return sdvideo.encode(self.material.y4m, path, overwrite=True, **settings).bytes
 
 
@@ -79,7 +79,7 @@ def strip(contest: Contest, titles: list[str], first: int) -> np.ndarray:
     motions = list(contest.material.motions())[first : first + 3]
     rows = [np.hstack([_bgr(picture) for picture in originals])]
     for title in titles:
-        with sdvideo.open(contest.coded[title], device="cpu") as video:
+        with sdvideo.open(contest.coded[title], model=contest.model, device="cpu") as video:
             shown = [video[first + place].picture for place in range(3)]
         errors = [y.y.astype(np.float32) - x.y for x, y in zip(originals, shown)]
         rows.append(np.hstack([_bgr(picture) for picture in shown]))

@@ -40,6 +40,7 @@ from .latents import choose_device
 from .motion import BLOCK
 from .picture import Colour, Picture
 from .pretrained import files_of, find, fingerprint, first_line, load_network, refuse_video
+from .settings import DEFAULT_MODEL
 
 _TILED = 2**20  # pixels above which a picture is worked on in tiles
 _TILE, _OVERLAP = 512, 64  # pixels
@@ -378,11 +379,13 @@ def load_autoencoder(
     """
     device = choose_device(device)
     files = files_of(name, revision, download)
+    if files.called == DEFAULT_MODEL:
+        raise ModelError(f"the folder {name} is called as files call the model that is built in: rename it")
     found = find(files, files.parts())
     kind = _class_of(found.config, name)
     refuse_video(found)
     network = load_network(kind, found)
-    return AutoencoderModel(network, ModelId(files.name, files.commit, fingerprint(found)), device, latent)
+    return AutoencoderModel(network, ModelId(files.called, files.commit, fingerprint(found)), device, latent)
 
 
 def _class_of(config: dict[str, Any], name: str) -> type:

@@ -114,6 +114,12 @@ Version = Annotated[bool, typer.Option("--version", callback=_show_version, help
 Quiet = Annotated[bool, typer.Option("--quiet", callback=_be_quiet, help="Show errors only.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", callback=_be_verbose, help="Say more.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, one object per line.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|DIR", help="The diffusers autoencoder of the .sdv: needed if it was a folder, not one of the Hub."
+    ),
+]
 Device = Annotated[str, typer.Option(help=f"Where the model runs: {', '.join(DEVICES)}.")]
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Write over the output if it exists.")]
 No = Annotated[bool, typer.Option("-n", "--no", help="If the output exists, leave it and exit with 0.")]
@@ -259,10 +265,7 @@ def decode(
     crf: Annotated[
         int | None, typer.Option(metavar="N", help="Quality of the H.264, 0 (best) to 51; 16 if not given.")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|DIR", help="Where to find the file's latent model, if not where it says."),
-    ] = None,
+    model: Model = None,
     denoise: Annotated[
         int | None,
         typer.Option(
@@ -346,6 +349,7 @@ def report(
             help="Let size, rate and length differ: pair frames by time, scale DIST to REF, say what was done.",
         ),
     ] = False,
+    model: Model = None,
     device: Device = "auto",
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -355,7 +359,15 @@ def report(
 
     with Progress("Comparing") as progress:
         result = reporting.report(
-            reference, distorted, json=json, csv=csv, html=html, align=align, device=device, progress=progress
+            reference,
+            distorted,
+            json=json,
+            csv=csv,
+            html=html,
+            align=align,
+            model=model,
+            device=device,
+            progress=progress,
         )
     if json is None and csv is None and html is None:
         _put_report(result)

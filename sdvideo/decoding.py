@@ -19,7 +19,7 @@ from pathlib import Path
 
 from .ahead import ahead
 from .container import Damage
-from .errors import DamagedError, ModelError, SettingError
+from .errors import DamagedError, FormatError, ModelError, SettingError
 from .mux import open_copy, open_sink
 from .output import check_output, whole_file
 from .reading import VideoReader
@@ -157,12 +157,16 @@ def preview(
 
 
 def verify(path: str | os.PathLike, *, device: str = "auto") -> list[Damage]:
-    """Check a whole file: every checksum, then the integers of every frame. Returns what is wrong, [] if nothing."""
+    """Check a whole file: every checksum, then the integers of every frame. Returns what is wrong, [] if nothing.
+
+    Raises FormatError, and ModelError for want of the embedded model, if integers cannot be read and nothing else is
+    wrong.
+    """
     with VideoReader(path, device=device, tolerant=True) as video:
         damage = list(video.damage)
         try:
             damage += video.check()
-        except ModelError:
+        except (FormatError, ModelError):
             if not damage:
                 raise
     return sorted(damage, key=lambda one: one.offset)

@@ -234,7 +234,7 @@ def default_output(source: str | os.PathLike) -> Path:
 
 def _header(video: Source, way: _LatentWay | _BaseWay, settings: EncodeSettings) -> Header:
     # On a short clip every byte shows: what has its default value, or stands elsewhere in the header, is left out.
-    usual = {"device": settings.device, "base": settings.base}
+    usual = {"device": settings.device, "base": settings.base, "model": settings.model}
     usual = {one.name: usual.get(one.name, one.default) for one in fields(settings)}
     kept = {name: value for name, value in asdict(settings).items() if value != usual[name]}
     return Header(

@@ -59,15 +59,18 @@ class Footage(Protocol):
 
 
 @contextmanager
-def footage(path: str | os.PathLike, device: str = "auto") -> Iterator[Footage]:
-    """Open an .sdv or any video. Raises SourceError, or DamagedError for an .sdv that was cut short."""
+def footage(path: str | os.PathLike, model: str | None = None, device: str = "auto") -> Iterator[Footage]:
+    """Open an .sdv or any video. model: of an .sdv, see VideoReader.
+
+    Raises SourceError, or DamagedError for an .sdv that was cut short.
+    """
     path = os.fspath(path)
     try:
         with open(path, "rb") as file:
             ours = file.read(4) == MAGIC[:4]
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}") from error
-    video = _OurVideo(path, device) if ours else _OtherVideo(path)
+    video = _OurVideo(path, model, device) if ours else _OtherVideo(path)
     try:
         yield video
     finally:
@@ -173,9 +176,9 @@ def _rates(*videos: Footage) -> list[float] | None:
 class _OurVideo:
     """An .sdv file."""
 
-    def __init__(self, path: str, device: str):
+    def __init__(self, path: str, model: str | None, device: str):
         self.name = path
-        self._video, self._reader = VideoReader(path, device=device), Reader(path)
+        self._video, self._reader = VideoReader(path, model=model, device=device), Reader(path)
         self.info, self.total = self._video.info, len(self._video)
         self.video_bytes = sum(entry.size + OVERHEAD for entry in self._reader.groups)
         if not self._video.complete or not self.total:

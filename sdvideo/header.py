@@ -36,7 +36,7 @@ and MUST reject a header that breaks a range below *before* they allocate anythi
                 decoder MUST know it.
     "model"     {"name": 1 to 1024 characters, "revision": up to 256 ="", "sha256": 64 lower-case hex digits}:
                 the latent model, or the network that restores an AV1 base. A decoder MUST NOT use weights with
-                another hash.
+                another hash, and MUST NOT take the name for a path; a writer SHOULD NOT tell a path in it.
     "latent"    =null with base "av1", else {"channels": 1 to 65536, "block": 1 to 1024, ...}: the latent's channels,
                 and how many pixels one latent sample covers in each direction; the other keys are the model's own
     "scale"     ratio =[1,1], with base "none" also [2,3] or [1,2]: of the coded pictures' sides to the video's. If it
@@ -79,7 +79,7 @@ _JSON = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
 
 @dataclass(frozen=True, slots=True)
 class ModelId:
-    """Which latent model. name: embedded or on the Hub; revision: may be ""; sha256: 64 hex digits."""
+    """Which latent model. name: embedded, on the Hub or of its folder; revision: may be ""; sha256: 64 hex digits."""
 
     name: str
     revision: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +35,9 @@ def load_model(
 
     A Hub id may say which revision, as owner/name@revision. colour: of the pictures it will see. expected: what a file
     was made with; latent: what its header says of the latents. refine: let an encoder look for better latents than the
-    autoencoder's own, which takes long. Without a name of the caller's own that model is looked for on this machine
-    only: a file must not make anybody download anything. Another hash is a ModelError, never a wrong picture.
+    autoencoder's own, which takes long. Without a name of the caller's own that model is looked for in this package and
+    in the cache of the Hub only: a file must not make anybody download anything, nor open a folder. Another hash is a
+    ModelError, never a wrong picture.
     """
     download = name is not None
     name = name or (expected.name if expected else DEFAULT_MODEL)
@@ -51,25 +51,26 @@ def load_model(
 
         if name == TINY:
             model = load_autoencoder(str(WEIGHTS / TINY), device=device, latent=latent)
-            model.id = replace(model.id, name=TINY)
         else:
             model = load_autoencoder(name, device=device, revision=revision, download=download, latent=latent)
         model.refine = refine
     if colour is not None:
         model.colour = colour
     if expected is not None:
-        _check_same(model.id, expected)
+        _check_same(model.id, expected, "; if the right one is elsewhere, say where (--model)")
     return model
 
 
 def add_denoiser(model: LatentModel, steps: int, name: str | None, *, device: str = "auto", expected: ModelId) -> None:
     """Have the latents of an autoencoder cleaned by a diffusion model, the last steps of it, before they are painted.
 
-    name: of a Stable-Diffusion pipeline; without one, that which the file's own autoencoder (expected) is part of, on
-    this machine.
+    name: of a Stable-Diffusion pipeline; without one, that which the file's own autoencoder (expected) is part of, in
+    the cache of the Hub.
     """
     from .denoise import load_denoiser
 
+    if (name or expected.name) == TINY:
+        raise ModelError(f"{TINY} is part of no pipeline: name one of like latents as the denoiser (--denoiser)")
     revision = expected.revision if name in (None, expected.name) else None
     model.denoiser = load_denoiser(
         name or expected.name, steps, model, device=device, revision=revision, download=name is not None
@@ -92,9 +93,9 @@ def load_restorer(*, device: str = "auto", expected: ModelId | None = None) -> R
     return Restorer(device)
 
 
-def _check_same(here: ModelId, expected: ModelId) -> None:
+def _check_same(here: ModelId, expected: ModelId, hint: str = "") -> None:
     if here.sha256 != expected.sha256:
         raise ModelError(
             f"the file was made with model {expected.name} of sha256 {expected.sha256[:12]}...; "
-            f"the one here has {here.sha256[:12]}..."
+            f"the one here has {here.sha256[:12]}...{hint}"
         )

@@ -36,7 +36,7 @@ def files_of(name: str, revision: str | None, download: bool) -> Folder | Hub:
         return Folder(name)
     parts = _HUB_ID.fullmatch(name)
     if not download and not (parts and parts[2] is None and _COMMIT.fullmatch(revision or "")):
-        raise ModelError(f"the file was made with the model {name!r}, not of the Hub; say where it is (--model)")
+        raise ModelError(f"the file was made with the model {name!r}, not of the Hub: say where it is (--model DIR)")
     if parts is None or name.startswith("."):
         raise ModelError(
             f"there is no folder {name!r} here: name the model (--model), as the folder of an autoencoder or as "
@@ -96,12 +96,16 @@ def _shards(index: Path) -> list[str]:
 
 
 class Folder:
-    """The files of a model in a folder. commit: of the Hub, none; unreached: never, all that is there is at hand."""
+    """The files of a model in a folder.
+
+    called: what .sdv files call it, which is not its path: that tells of this machine, and leads nowhere on others.
+    commit: of the Hub, none; unreached: never, all that is there is at hand.
+    """
 
     commit, unreached = "", None
 
     def __init__(self, name: str):
-        self.name = name
+        self.name, self.called = name, Path(name).resolve().name
 
     def parts(self) -> tuple[str, ...]:
         """Where an autoencoder may be: there, or in a pipeline's folder for it."""
@@ -116,14 +120,16 @@ class Folder:
 class Hub:
     """The files of a model on the Hub, all of one commit: from the local cache, else downloaded.
 
-    commit: which one, once a file was found. unreached: why some file could not be asked for; one try is enough.
+    called: what .sdv files call it. commit: which one, once a file was found. unreached: why some file could not be
+    asked for; one try is enough.
     """
 
     def __init__(self, name: str, revision: str | None, download: bool):
-        self.name, self._revision = name, revision or None
+        self.name = self.called = name
+        self._revision = revision or None
         self.commit = ""
         self.unreached: ModelError | None = None
-        self._called = f"{name}@{revision}" if revision else name
+        self._wanted = f"{name}@{revision}" if revision else name
         self._fetch = f"hf download {name}" + (f" --revision {revision}" if revision else "")
         self._may_download = download
 
@@ -153,8 +159,8 @@ class Hub:
 
         if not self._may_download:
             self.unreached = ModelError(
-                f"{self._called}, which the file was made with, is not in the cache of the Hub here: run "
-                f"`{self._fetch}`, or name the model (--model), as {self._called} or as the folder of a copy"
+                f"{self._wanted}, which the file was made with, is not in the cache of the Hub here: run "
+                f"`{self._fetch}`, or name the model (--model), as {self._wanted} or as the folder of a copy"
             )
             return None
         try:
@@ -162,7 +168,7 @@ class Hub:
                 return Path(hf_hub_download(self.name, file, revision=self._revision))
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
             raise ModelError(
-                f"{self._called} is no folder here and not to be had on the Hub; "
+                f"{self._wanted} is no folder here and not to be had on the Hub; "
                 f"a private model needs `hf auth login` ({first_line(error)})"
             ) from error
         except errors.EntryNotFoundError as error:
@@ -177,7 +183,7 @@ class Hub:
 
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else first_line(error)
         return ModelError(
-            f"{self._called} is no folder here, not (or not all of it) in the cache, and the Hub cannot be reached: "
+            f"{self._wanted} is no folder here, not (or not all of it) in the cache, and the Hub cannot be reached: "
             f"run `{self._fetch}` where it can, or give the folder of a copy ({why})"
         )
 

@@ -30,8 +30,10 @@ from .tracks import SUFFIXES, mend, readable
 
 if TYPE_CHECKING:  # torch takes seconds
     from .enlarge import SmallFrameDecoder
+    from .latent_space import LatentSpace
     from .latents import LatentModel
     from .loop import FrameDecoder
+    from .quantisers import Quantiser
     from .restore import Restorer, Traced
     from .symbols import FrameSymbols
 
@@ -126,9 +128,10 @@ class VideoReader:
             for frame in video: ...
 
     A frame by number decodes its group from the group's key frame on, and no other group; frames asked for in rising
-    order are decoded once. Not for use by several threads at once. model: where to find the model the file names, if
-    not under that name on this machine; denoise: how many steps of a diffusion model clean each latent before it is
-    painted, 0 to 66; denoiser: the pipeline that is from, if not the one the model is part of (see denoise.py).
+    order are decoded once. Not for use by several threads at once. model: where the model is that the file was made
+    with, a folder or a Hub id, if it neither comes with this package nor is in the cache of the Hub. denoise: how many
+    steps of a diffusion model clean each latent before it is painted, 0 to 66; denoiser: the pipeline that is from, if
+    not the one the model is part of (see denoise.py).
 
     tolerant: read a damaged file. Its frames are as many as they were, at their times; where one is lost, the last good
     picture before it is shown, the first good one where there is none before, grey where there is none at all. A file
@@ -347,6 +350,8 @@ class VideoReader:
                 self._model = load_restorer(device=self._device, expected=header.model)
             return BaseFrameDecoder(self._model, *size)
         if self._model is None:
+            if header.model.name != DEFAULT_MODEL:
+                _latent_space(header)  # nobody shall look for a model in vain
             model = load_model(
                 self._name,
                 device=self._device,
@@ -422,13 +427,20 @@ class VideoReader:
 
 def _new_latent_decoder(header: Header) -> FrameDecoder:
     """A decoder for the latents of a file made with an autoencoder, which it does without: it cannot paint."""
-    from .latent_space import LatentSpace  # with what follows it imports torch, which takes seconds
     from .loop import FrameDecoder
+
+    space, quantiser = _latent_space(header)
+    width, height = scaled_size(header.info.width, header.info.height, header.scale)
+    return FrameDecoder(space, height, width, quantiser)
+
+
+def _latent_space(header: Header) -> tuple[LatentSpace, Quantiser]:
+    """What the integers of such a file need. Raises FormatError if this version has no such quantiser."""
+    from .latent_space import LatentSpace  # with what follows it imports torch, which takes seconds
     from .quantisers import quantiser_for
 
     space = LatentSpace(header.latent["channels"], header.latent["block"])
-    width, height = scaled_size(header.info.width, header.info.height, header.scale)
-    return FrameDecoder(space, height, width, quantiser_for(header.coder, space))
+    return space, quantiser_for(header.coder, space)
 
 
 def _check_fit(model: LatentModel, header: Header) -> None:

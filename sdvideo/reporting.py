@@ -159,6 +159,7 @@ def report(
     csv: str | os.PathLike | None = None,
     html: str | os.PathLike | None = None,
     align: bool = False,
+    model: str | None = None,
     device: str = "auto",
     progress: Callable[[int, int | None, int], None] = lambda done, total, size: None,
 ) -> Report:
@@ -166,9 +167,9 @@ def report(
 
     reference, distorted: any video or .sdv file, of the same size, rate and number of frames. align: let them differ;
     frames are paired by time, and pictures scaled to the reference's size. json, csv, html: files to write the result
-    to, written over if there; "-" is standard output. progress: called after every frame with (frames done, frames in
-    all or None, 0). VMAF and XPSNR are measured if the extra sdvideo[vmaf] is installed. Raises the errors of
-    errors.py.
+    to, written over if there; "-" is standard output. model: that an .sdv was made with, see VideoReader. progress:
+    called after every frame with (frames done, frames in all or None, 0). VMAF and XPSNR are measured if the extra
+    sdvideo[vmaf] is installed. Raises the errors of errors.py.
     """
     targets = [os.fspath(target) for target in (json, csv, html) if target is not None]
     if twice := next((target for target in targets if targets.count(target) > 1), None):
@@ -176,7 +177,7 @@ def report(
     for target in set(targets) - {"-"}:
         for source in (reference, distorted):
             check_output(Path(target), source, overwrite=True)
-    with _both(reference, distorted, device) as (before, after):
+    with _both(reference, distorted, model, device) as (before, after):
         result = _compare(before, after, align, progress)
     for target, write in ((json, result.write_json), (csv, result.write_csv)):
         if target is not None:
@@ -184,7 +185,7 @@ def report(
                 write(file)
     if html is not None:
         with (
-            _both(reference, distorted, device) as (before, after),
+            _both(reference, distorted, model, device) as (before, after),
             paired(before, after, align, notes=[]) as pairs,
             _text_file(os.fspath(html)) as file,
         ):
@@ -194,8 +195,8 @@ def report(
 
 
 @contextmanager
-def _both(reference, distorted, device: str) -> Iterator[tuple[Footage, Footage]]:
-    with footage(reference, device) as before, footage(distorted, device) as after:
+def _both(reference, distorted, model: str | None, device: str) -> Iterator[tuple[Footage, Footage]]:
+    with footage(reference, model, device) as before, footage(distorted, model, device) as after:
         yield before, after
 
 

@@ -252,7 +252,7 @@ def test_what_a_model_says_of_itself(kind, folders, models):
     assert (model.coder.channels, model.block) == (channels, block)
     assert (model.description["channels"], model.description["block"]) == (channels, block)
     assert json.loads(json.dumps(model.description)) == model.description
-    assert model.id.name == str(folders[kind])
+    assert model.id.name == folders[kind].name
     assert model.id.revision == ""
     assert len(model.id.sha256) == 64
 

@@ -110,40 +110,40 @@ def coded(pipeline, tmp_path_factory) -> Path:
     return encode(tmp_path_factory.mktemp("coded"), synthesise(72, 56, 6), str(pipeline))
 
 
-def decoded(path: Path, **options) -> tuple[np.ndarray, list]:
+def decoded(path: Path, model: Path | None, **options) -> tuple[np.ndarray, list]:
     """The luma of all frames, int [frames, H, W], and the symbols they come from."""
-    with sdvideo.open(path, device="cpu", **options) as video:
+    with sdvideo.open(path, model=model and str(model), device="cpu", **options) as video:
         found = [(frame.picture.y, video.symbols()) for frame in video]
     return np.stack([y for y, _ in found]).astype(int), [symbols for _, symbols in found]
 
 
 @pytest.fixture(scope="module")
-def plain(coded) -> np.ndarray:
-    return decoded(coded)[0]
+def plain(coded, pipeline) -> np.ndarray:
+    return decoded(coded, pipeline)[0]
 
 
 # --- what it does to a video --------------------------------------------------------------------------------
 
 
-def test_pictures_change_and_symbols_do_not(coded, plain):
-    before = decoded(coded)[1]
-    pictures, symbols = decoded(coded, denoise=3)
+def test_pictures_change_and_symbols_do_not(coded, pipeline, plain):
+    before = decoded(coded, pipeline)[1]
+    pictures, symbols = decoded(coded, pipeline, denoise=3)
     assert np.abs(pictures - plain).mean() > 0.5
     assert len(symbols) == len(before)
     for here, there in zip(symbols, before):
         for name in ("motion", "coded", "latent"):
             assert np.array_equal(getattr(here, name), getattr(there, name)), name
-    assert np.array_equal(decoded(coded, denoise=3)[0], pictures)
-    assert not np.array_equal(decoded(coded, denoise=1)[0], pictures)
+    assert np.array_equal(decoded(coded, pipeline, denoise=3)[0], pictures)
+    assert not np.array_equal(decoded(coded, pipeline, denoise=1)[0], pictures)
 
 
-def test_no_steps_change_nothing(coded, plain):
-    assert np.array_equal(decoded(coded, denoise=0, denoiser="nowhere")[0], plain)
+def test_no_steps_change_nothing(coded, pipeline, plain):
+    assert np.array_equal(decoded(coded, pipeline, denoise=0, denoiser="nowhere")[0], plain)
 
 
-def test_a_frame_by_number_is_the_one_that_is_played(coded):
-    pictures, _ = decoded(coded, denoise=2)
-    with sdvideo.open(coded, device="cpu", denoise=2) as video:
+def test_a_frame_by_number_is_the_one_that_is_played(coded, pipeline):
+    pictures, _ = decoded(coded, pipeline, denoise=2)
+    with sdvideo.open(coded, model=str(pipeline), device="cpu", denoise=2) as video:
         for number in (5, 2, 4):
             assert np.array_equal(video[number].picture.y, pictures[number])
 
@@ -153,15 +153,15 @@ def test_what_stands_still_stays_still(copy, tmp_path, kind):
     """Also where the scheduler draws noise: it is the same in every frame."""
     save_scheduler(copy, kind)
     path = encode(tmp_path, synthesise(72, 56, 1) * 4, str(copy))
-    pictures, _ = decoded(path, denoise=3)
+    pictures, _ = decoded(path, copy, denoise=3)
     assert all(np.array_equal(picture, pictures[0]) for picture in pictures[1:])
 
 
-def test_a_unet_that_finds_no_noise_leaves_the_pictures_alone(coded, plain, copy):
+def test_a_unet_that_finds_no_noise_leaves_the_pictures_alone(coded, pipeline, plain, copy):
     save_unet(copy, silent=True)
     for kind in ("DDIMScheduler", "PNDMScheduler"):
         save_scheduler(copy, kind)
-        pictures, _ = decoded(coded, denoise=3, denoiser=str(copy))
+        pictures, _ = decoded(coded, pipeline, denoise=3, denoiser=str(copy))
         assert np.abs(pictures - plain).max() <= 2
 
 
@@ -172,13 +172,25 @@ def test_the_command(coded, pipeline, tmp_path):
         assert done.returncode == code, done.stderr
         return done.stderr
 
-    run("--denoise", "3", "--denoiser", str(pipeline), "--lossless", "--device", "cpu", code=0)
+    assert "--model DIR" in run("--denoise", "3", "--denoiser", str(pipeline), code=1)
+    model = ["--model", str(pipeline / "vae")]
+    assert "--denoiser" in run(*model, "--denoise", "3", code=1)
+    run(*model, "--denoise", "3", "--denoiser", str(pipeline), "--lossless", "--device", "cpu", code=0)
     with av.open(str(tmp_path / "out.mkv")) as video:
         seen = [frame.to_ndarray()[: frame.height] for frame in video.decode(video=0)]
-    assert np.array_equal(np.stack(seen), decoded(coded, denoise=3)[0])
+    assert np.array_equal(np.stack(seen), decoded(coded, pipeline, denoise=3)[0])
     assert "0 to 66" in run("--denoise", "67", code=2)
     assert "--denoise" in run("--denoiser", str(pipeline), code=2)
     assert "exclude" in run("--denoise", "3", "--preview", code=2)
+
+
+def test_the_model_that_comes_along_is_part_of_no_pipeline(pipeline, tmp_path):
+    path = encode(tmp_path, synthesise(72, 56, 2), "tiny")
+    for model in (None, Path("tiny")):
+        with pytest.raises(ModelError, match="--denoiser"):
+            decoded(path, model, denoise=3)
+    plain, pictures = decoded(path, None)[0], decoded(path, None, denoise=3, denoiser=str(pipeline))[0]
+    assert not np.array_equal(pictures, plain)
 
 
 def test_only_files_of_diffusers_autoencoders_are_denoised(clips, tmp_path):
@@ -362,13 +374,13 @@ def test_a_folder_without_a_diffusion_model_is_refused(copy, model, pipeline):
     refused(copy, model, "scheduler/scheduler_config.json", "--denoiser")
 
 
-def test_the_models_own_place_is_asked_first_and_its_answer_is_helpful(coded, copy):
+def test_the_models_own_place_is_asked_first_and_its_answer_is_helpful(coded, pipeline, copy):
     moved = shutil.move(copy / "unet", copy / "elsewhere")
     with pytest.raises(ModelError, match="--denoiser"), sdvideo.open(coded, model=str(copy), denoise=3) as video:
         video[0]
     shutil.move(moved, copy / "unet")
     with sdvideo.open(coded, model=str(copy), denoise=3, device="cpu") as video:
-        assert np.array_equal(video[0].picture.y, decoded(coded, denoise=3)[0][0])
+        assert np.array_equal(video[0].picture.y, decoded(coded, pipeline, denoise=3)[0][0])
 
 
 def test_pickles_are_refused(copy, model):
@@ -426,11 +438,11 @@ def test_what_a_file_names_is_never_downloaded(pipeline, tmp_path, monkeypatch):
         (missing / file).parent.mkdir(parents=True, exist_ok=True)
         (missing / file).touch()
     path = encode(tmp_path, synthesise(72, 56, 2), "someone/sd")
-    assert not np.array_equal(decoded(path, denoise=3)[0], decoded(path)[0])
+    assert not np.array_equal(decoded(path, None, denoise=3)[0], decoded(path, None)[0])
     shutil.rmtree(snapshot / "unet")
     with pytest.raises(ModelError, match="someone/sd"):
-        decoded(path, denoise=3)
+        decoded(path, None, denoise=3)
     assert not asked
     with pytest.raises(ModelError, match="hf download someone/sd"):
-        decoded(path, denoise=3, denoiser="someone/sd")
+        decoded(path, None, denoise=3, denoiser="someone/sd")
     assert asked == ["unet/config.json"]

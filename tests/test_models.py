@@ -246,11 +246,10 @@ def test_every_kind_codes_a_clip(name, saved, clip, tmp_path):
     latent = encode(clip, tmp_path / "a.sdv", model.folder, quality=100)
     assert (latent["channels"], latent["block"]) == (kind.channels, kind.block)
     assert latent["class"] == type(model.network).__name__
-    with sdvideo.open(tmp_path / "a.sdv", device="cpu") as video:
-        pictures = [frame.picture for frame in video]
+    pictures = pictures_of(tmp_path / "a.sdv", model=str(model.folder))
     assert [(picture.width, picture.height) for picture in pictures] == [(WIDTH, HEIGHT)] * FRAMES
     assert luma_psnr(pictures[0], as_diffusers_has_it(model.network, clip, kind.block)) > (25 if name == "vq" else 40)
-    done = sdvideo.decode(tmp_path / "a.sdv", tmp_path / "a.mkv", lossless=True, device="cpu")
+    done = sdvideo.decode(tmp_path / "a.sdv", tmp_path / "a.mkv", lossless=True, model=str(model.folder), device="cpu")
     assert done.frames == FRAMES
     with open_source(tmp_path / "a.mkv") as video:
         for ours, theirs in zip(video.frames(), pictures, strict=True):
@@ -273,8 +272,8 @@ def test_what_overflows_in_sixteen_bits_is_computed_in_thirty_two(saved, clip, t
         latent = mode_of(network.encode(to_pixels(picture, colour, 8).half()))
         assert not torch.isfinite(latent).all()  # so it does overflow
     encode(clip, tmp_path / "a.sdv", model.folder, quality=100)
-    with sdvideo.open(tmp_path / "a.sdv", device="cpu") as video:
-        assert luma_psnr(video[0].picture, as_diffusers_has_it(model.network, clip, 8)) > 40
+    seen = pictures_of(tmp_path / "a.sdv", model=str(model.folder))[0]
+    assert luma_psnr(seen, as_diffusers_has_it(model.network, clip, 8)) > 40
 
 
 # --- scale and shift ----------------------------------------------------------------------------------------
@@ -328,23 +327,24 @@ def test_the_decoder_takes_scale_and_shift_from_the_file(saved, clip, tmp_path):
     latent = encode(clip, tmp_path / "a.sdv", model.folder)
     scale, shift = latent["scale"] * 2, latent["shift"] + 0.1
     other = rewritten(tmp_path / "a.sdv", tmp_path / "b.sdv", scale=scale, shift=shift)
-    with sdvideo.open(other, device="cpu") as video:
+    with sdvideo.open(other, model=str(model.folder), device="cpu") as video:
         seen = video[0].picture
         values = video.symbols().latent * step_size(next(video.coded_frames()).step)
     raw = torch.from_numpy(values.astype(np.float32) / scale + shift).permute(2, 0, 1)[None].float()
     picture, colour = first_picture(clip)
     with torch.inference_mode():
         expected = to_picture(model.network.decode(raw).sample, colour, picture)
-    with sdvideo.open(tmp_path / "a.sdv", device="cpu") as video:
-        assert luma_psnr(seen, expected) > max(50, luma_psnr(video[0].picture, expected) + 6)
+    unchanged = pictures_of(tmp_path / "a.sdv", model=str(model.folder))[0]
+    assert luma_psnr(seen, expected) > max(50, luma_psnr(unchanged, expected) + 6)
 
 
 @pytest.mark.parametrize("word", [{"scale": None}, {"scale": 0}, {"scale": -3.0}, {"scale": "1"}, {"shift": 1e300}])
 def test_a_scale_that_makes_no_sense_is_refused(word, saved, clip, tmp_path):
-    encode(clip, tmp_path / "a.sdv", saved("taesd").folder)
+    folder = saved("taesd").folder
+    encode(clip, tmp_path / "a.sdv", folder)
     other = rewritten(tmp_path / "a.sdv", tmp_path / "b.sdv", **word)
-    with sdvideo.open(other, device="cpu") as video, pytest.raises(sdvideo.FormatError, match="header: latent"):
-        next(iter(video))
+    with pytest.raises(sdvideo.FormatError, match="header: latent"):
+        pictures_of(other, model=str(folder))
 
 
 # --- big pictures -------------------------------------------------------------------------------------------
@@ -355,8 +355,7 @@ def test_big_pictures_have_no_seams(saved, tmp_path):
     source, model = tmp_path / "big.mkv", saved("taef1")
     write_clip(source, synthesise(1027, 1031, 1), Recipe(codec="ffv1", ticks=(0,)))
     encode(source, tmp_path / "a.sdv", model.folder, quality=100)
-    with sdvideo.open(tmp_path / "a.sdv", device="cpu") as video:
-        seen = video[0].picture
+    (seen,) = pictures_of(tmp_path / "a.sdv", model=str(model.folder))
     whole = as_diffusers_has_it(model.network, source, 8)
     assert luma_psnr(seen, whole) > 54
     off = np.abs(seen.y.astype(float) - whole.y)
@@ -372,9 +371,10 @@ def test_preset_best_paints_what_is_nearer_to_the_source(name, saved, clip, tmp_
     with open_source(clip) as video:
         sources = [frame.picture for frame in video.frames()]
     errors = []
+    folder = saved(name).folder
     for preset in ("balanced", "best"):
-        encode(clip, tmp_path / "a.sdv", saved(name).folder, preset=preset)
-        pairs = zip(sources, pictures_of(tmp_path / "a.sdv"), strict=True)
+        encode(clip, tmp_path / "a.sdv", folder, preset=preset)
+        pairs = zip(sources, pictures_of(tmp_path / "a.sdv", model=str(folder)), strict=True)
         errors.append(np.mean([np.square(source.y.astype(float) - seen.y).mean() for source, seen in pairs]))
     assert errors[1] < errors[0]
 
@@ -388,8 +388,9 @@ def test_preset_best_makes_the_same_file_every_time(saved, clip, tmp_path):
 def test_preset_best_leaves_what_stands_still(saved, tmp_path):
     source = tmp_path / "still.mp4"
     write_clip(source, synthesise(WIDTH, HEIGHT, 1) * FRAMES, Recipe(ticks=tuple(range(0, FRAMES * 512, 512))))
-    encode(source, tmp_path / "a.sdv", saved("taesd").folder, preset="best")
-    first, *others = pictures_of(tmp_path / "a.sdv")
+    folder = saved("taesd").folder
+    encode(source, tmp_path / "a.sdv", folder, preset="best")
+    first, *others = pictures_of(tmp_path / "a.sdv", model=str(folder))
     assert all(np.array_equal(first.y, other.y) for other in others)
     with sdvideo.open(tmp_path / "a.sdv") as video:
         assert [len(frame.data) for frame in video.coded_frames()][1:] == [0] * (FRAMES - 1)
@@ -583,9 +584,103 @@ def test_a_cache_with_half_precision_weights_alone(hub, clip, tmp_path):
     assert model_of(tmp_path / "a.sdv") == ("someone/vae", SECOND)
 
 
-def test_a_folder_that_went_away(saved, clip, tmp_path):
-    folder = shutil.copytree(saved("taesd").folder, tmp_path / "here")
+# --- in a folder --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(saved, tmp_path, monkeypatch) -> Path:
+    """A model in the working directory, where the name that files give it is a path to it."""
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(saved("taesd").folder, tmp_path / "here")
+
+
+def test_a_folder_that_a_file_names_is_not_opened(folder, clip, tmp_path):
+    """Though it is there, under that very name: whoever decodes says where the model is."""
+    target = tmp_path / "a.sdv"
+    encode(clip, target, folder)
+    said = refusal(pictures_of, target)
+    assert "'here'" in said and "--model DIR" in said
+    assert said in " ".join(shell(tmp_path, "decode", target, "-o", tmp_path / "a.mkv", code=1).split())
+    assert not (tmp_path / "a.mkv").exists()
+    seen = pictures_of(target, model=str(folder))
+    shell(tmp_path, "decode", target, "-o", tmp_path / "a.mkv", "--lossless", "--model", "here", "--device", "cpu")
+    with open_source(tmp_path / "a.mkv") as video:
+        for ours, theirs in zip(video.frames(), seen, strict=True):
+            assert np.array_equal(ours.picture.y, theirs.y)
+    elsewhere = folder.rename(tmp_path / "there")
+    assert len(pictures_of(target, model=str(elsewhere))) == FRAMES
+    assert len(pictures_of(target, model="there")) == FRAMES
+
+
+def test_a_file_tells_no_path(folder, clip, tmp_path):
+    """The same bytes whichever way the folder was called."""
+    files = []
+    for name in (folder, "here", f"../{tmp_path.name}/here/"):
+        encode(clip, tmp_path / "a.sdv", name)
+        assert model_of(tmp_path / "a.sdv") == ("here", "")
+        with Reader(tmp_path / "a.sdv") as reader:
+            assert tmp_path.name not in str(reader.header)
+        files.append((tmp_path / "a.sdv").read_bytes())
+    assert len(set(files)) == 1
+
+
+def test_resuming_goes_on_with_the_folder_called_otherwise(folder, clip, tmp_path):
+    def stop(done, *_):
+        if done == FRAMES:
+            raise KeyboardInterrupt
+
+    settings, told = {"keyint": 1, "device": "cpu"}, []
+    sdvideo.encode(clip, tmp_path / "whole.sdv", model="here", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        sdvideo.encode(clip, tmp_path / "a.sdv", model=str(folder), progress=stop, **settings)
+    tell = {"progress": lambda done, *_: told.append(done)}
+    sdvideo.encode(clip, tmp_path / "a.sdv", model="here", resume=True, **tell, **settings)
+    assert told[0] > 1
+    assert (tmp_path / "a.sdv").read_bytes() == (tmp_path / "whole.sdv").read_bytes()
+
+
+def test_resuming_with_another_model_begins_anew(folder, saved, clip, tmp_path):
+    """Of a folder of the same name."""
+
+    def stop(done, *_):
+        if done == FRAMES:
+            raise KeyboardInterrupt
+
+    other, settings = shutil.copytree(saved("vq").folder, tmp_path / "other" / "here"), {"keyint": 1, "device": "cpu"}
+    sdvideo.encode(clip, tmp_path / "whole.sdv", model=str(other), **settings)
+    with pytest.raises(KeyboardInterrupt):
+        sdvideo.encode(clip, tmp_path / "a.sdv", model=str(folder), progress=stop, **settings)
+    sdvideo.encode(clip, tmp_path / "a.sdv", model=str(other), resume=True, **settings)
+    assert (tmp_path / "a.sdv").read_bytes() == (tmp_path / "whole.sdv").read_bytes()
+
+
+def test_a_folder_called_as_the_model_that_is_built_in(folder, clip, tmp_path):
+    folder.rename(tmp_path / "embedded")
+    assert "rename it" in refusal(encode, clip, tmp_path / "a.sdv", "./embedded")
+    assert not (tmp_path / "a.sdv").exists()
+
+
+def test_a_folder_called_as_the_model_that_comes_along(folder, clip, tmp_path):
+    """Is not mistaken for it."""
+    folder = folder.rename(tmp_path / "tiny")
     encode(clip, tmp_path / "a.sdv", folder)
-    folder = folder.rename(tmp_path / "there")
-    assert "--model" in refusal(pictures_of, tmp_path / "a.sdv")
+    said = refusal(pictures_of, tmp_path / "a.sdv")
+    assert "sha256" in said and "--model" in said
     assert len(pictures_of(tmp_path / "a.sdv", model=str(folder))) == FRAMES
+
+
+def test_a_report_takes_the_model(folder, clip, tmp_path):
+    target = tmp_path / "a.sdv"
+    encode(clip, target, folder)
+    assert "--model DIR" in refusal(sdvideo.report, clip, target)
+    assert "--model DIR" in shell(tmp_path, "report", clip, target, "--json", tmp_path / "r.json", code=1)
+    assert not (tmp_path / "r.json").exists()
+    shell(tmp_path, "report", clip, target, "--json", tmp_path / "r.json", "--model", "here", "--device", "cpu")
+    told = json.loads((tmp_path / "r.json").read_text())
+    assert told["info"]["distorted"]["model"]["name"] == "here"
+    with open_source(clip) as video:
+        pairs = zip(video.frames(), pictures_of(target, model="here"), strict=True)
+        wanted = [luma_psnr(frame.picture, seen) for frame, seen in pairs]
+    assert [row["psnr_y"] for row in told["frames"]] == pytest.approx(wanted, abs=1e-3)
+    result = sdvideo.report(target, clip, html=tmp_path / "r.html", model="here", device="cpu")
+    assert result.summary["frames"] == FRAMES and (tmp_path / "r.html").stat().st_size > 0

@@ -85,13 +85,13 @@ def encoded(clips: Clips, noisy: Path, model: str, tmp_path_factory) -> Callable
     return encode
 
 
-def symbols_of(path: Path) -> list:
-    with sdvideo.open(path, device="cpu") as video:
+def symbols_of(path: Path, model: str) -> list:
+    with sdvideo.open(path, model=model, device="cpu") as video:
         return [video.symbols() for _ in video]
 
 
-def pictures_of(path: Path) -> list[Picture]:
-    with sdvideo.open(path, device="cpu") as video:
+def pictures_of(path: Path, model: str) -> list[Picture]:
+    with sdvideo.open(path, model=model, device="cpu") as video:
         return [frame.picture for frame in video]
 
 
@@ -131,12 +131,12 @@ def test_what_8bit_decodes_to_is_exactly_the_quantised_latent_of_the_source(
 
 
 @pytest.mark.parametrize("quantizer", BYTES)
-def test_latents_of_a_file_are_those_its_pictures_are_painted_from(encoded, quantizer: str):
+def test_latents_of_a_file_are_those_its_pictures_are_painted_from(encoded, model: str, quantizer: str):
     path = encoded("silent", quantizer=quantizer, keyint=8)
     with sdvideo.open(path, device="cpu") as video:
         every = video.latents(0, len(video))
         assert np.array_equal(video.latents(11, 14), every[11:14])
-        for latent, symbols in zip(every, symbols_of(path)) if quantizer == "palette" else ():
+        for latent, symbols in zip(every, symbols_of(path, model)) if quantizer == "palette" else ():
             colours = (symbols.palette[symbols.indices].astype(float) - 127.5) * 0.18215
             assert np.abs(latent.transpose(1, 2, 0) - colours).max() <= 0.5 / 1024 + 1e-6
 
@@ -155,7 +155,7 @@ def test_a_palette_at_512_by_512_is_5120_bytes_before_packing(model: str, tmp_pa
     picture = [np.clip(plane + random.normal(0, 40, plane.shape), 0, 255) for plane in synthesise(512, 512, 1)[0]]
     source = clip_of([tuple(plane.astype(np.uint8) for plane in picture)], tmp_path / "one.mp4")
     sdvideo.encode(source, tmp_path / "one.sdv", model=model, quantizer="palette", device="cpu")
-    (symbols,) = symbols_of(tmp_path / "one.sdv")
+    (symbols,) = symbols_of(tmp_path / "one.sdv", model)
     assert symbols.palette.shape == (256, 4)
     assert symbols.indices.shape == (64, 64)
     assert len(symbols.unpacked()) == unpacked_size(512, 512, channels=4, block=8) == 5120
@@ -164,8 +164,8 @@ def test_a_palette_at_512_by_512_is_5120_bytes_before_packing(model: str, tmp_pa
     assert len(frame.data) < 5120
 
 
-def test_a_small_picture_has_no_more_colours_than_positions(encoded):
-    for symbols in symbols_of(encoded("silent", quantizer="palette", keyint=8)):
+def test_a_small_picture_by_itself_has_no_more_colours_than_positions(encoded, model: str):
+    for symbols in symbols_of(encoded("silent", quantizer="palette", keyint=1), model):
         assert len(symbols.palette) <= symbols.indices.size == 96
         assert symbols.indices.max() < len(symbols.palette)
 
@@ -177,7 +177,7 @@ def test_errors_are_diffused(model: str, tmp_path: Path):
     planes = tuple(plane.astype(np.uint8) for plane in picture)
     source = clip_of([planes], tmp_path / "one.mp4")
     sdvideo.encode(source, tmp_path / "one.sdv", model=model, quantizer="palette", device="cpu")
-    (symbols,) = symbols_of(tmp_path / "one.sdv")
+    (symbols,) = symbols_of(tmp_path / "one.sdv", model)
     network = load_model(model, device="cpu")
     with sdvideo.open(tmp_path / "one.sdv", device="cpu") as video:
         network.colour = video.info.colour
@@ -202,7 +202,7 @@ def test_dithering_stays_still_under_the_noise_of_the_source(encoded, model: str
 
     def measured(path: Path) -> tuple[float, float]:
         """(φ, share of the positions that change from frame to frame)"""
-        colours = [symbols.palette[symbols.indices].astype(float) for symbols in symbols_of(path)]
+        colours = [symbols.palette[symbols.indices].astype(float) for symbols in symbols_of(path, model)]
         errors = [colour - want for colour, want in zip(colours, wanted, strict=True)]
         flicker = sum(np.square(a - b).sum() for a, b in pairwise(errors))
         whole = sum(np.square(a).sum() + np.square(b).sum() for a, b in pairwise(errors))
@@ -215,8 +215,9 @@ def test_dithering_stays_still_under_the_noise_of_the_source(encoded, model: str
     assert phi_still < 0.5 * phi_alone
 
 
-def test_a_group_has_one_palette_and_codes_changes_alone(encoded):
-    frames, symbols = (find(encoded("silent", quantizer="palette", keyint=8)) for find in (frames_of, symbols_of))
+def test_a_group_has_one_palette_and_codes_changes_alone(encoded, model: str):
+    path = encoded("silent", quantizer="palette", keyint=8)
+    frames, symbols = frames_of(path), symbols_of(path, model)
     for place, (frame, now) in enumerate(zip(frames, symbols)):
         assert (frame.kind == KEY) == (place % 8 == 0)
         if frame.kind != KEY:
@@ -229,9 +230,9 @@ def test_a_group_has_one_palette_and_codes_changes_alone(encoded):
 
 
 @pytest.mark.parametrize("quantizer", BYTES)
-def test_what_stands_still_is_still_bit_for_bit(encoded, quantizer: str):
+def test_what_stands_still_is_still_bit_for_bit(encoded, model: str, quantizer: str):
     path = encoded("still", quantizer=quantizer)
-    first, *others = pictures_of(path)
+    first, *others = pictures_of(path, model)
     assert all(same(first, picture) for picture in others)
     assert not any(frame.data for frame in frames_of(path)[1:])
 
@@ -246,16 +247,16 @@ def test_where_the_source_does_not_change_no_sample_does(model: str, tmp_path: P
         pictures.append((y, u, v))
     source = clip_of(pictures, tmp_path / "a.mp4")
     sdvideo.encode(source, tmp_path / "a.sdv", model=model, quantizer=quantizer, device="cpu")
-    first, *others = pictures_of(tmp_path / "a.sdv")
+    first, *others = pictures_of(tmp_path / "a.sdv", model)
     assert all(np.array_equal(picture.y[:, 208:], first.y[:, 208:]) for picture in others)
-    assert all(symbols.coded.any() for symbols in symbols_of(tmp_path / "a.sdv"))
+    assert all(symbols.coded.any() for symbols in symbols_of(tmp_path / "a.sdv", model))
 
 
 @pytest.mark.parametrize("quantizer", BYTES)
-def test_frames_by_number_are_those_in_order(encoded, quantizer: str):
+def test_frames_by_number_are_those_in_order(encoded, model: str, quantizer: str):
     path = encoded("silent", quantizer=quantizer, keyint=8)
-    pictures = pictures_of(path)
-    with sdvideo.open(path, device="cpu") as video:
+    pictures = pictures_of(path, model)
+    with sdvideo.open(path, model=model, device="cpu") as video:
         assert all(same(video[number].picture, pictures[number]) for number in (13, 2, 23, 8, 9))
 
 
@@ -311,17 +312,36 @@ def rewritten(path: Path, to: Path, **changes) -> Path:
     return to
 
 
+def refused(path: Path, *words: str) -> None:
+    """Each way to read the file must end with one line of these words, `sdvideo verify` with exit code 3."""
+    for read in (list, lambda video: video[0], lambda video: list(video.check())):
+        with pytest.raises(FormatError) as caught, sdvideo.open(path, device="cpu") as video:
+            read(video)
+        assert all(word in str(caught.value) for word in words), caught.value
+    done = subprocess.run([sys.executable, "-m", "sdvideo", "verify", str(path)], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1 and all(word in done.stderr for word in words), done.stderr
+
+
 def test_an_unknown_quantiser_is_refused(encoded, tmp_path: Path):
+    """Before anybody is asked for the model, with which it could not be read either."""
     path = rewritten(encoded("silent", quantizer="8bit", keyint=8), tmp_path / "a.sdv", coder="bytes-2")
-    with pytest.raises(FormatError, match="bytes-2"), sdvideo.open(path, device="cpu") as video:
-        video.check()
+    refused(path, "coded by 'bytes-2'", "'plain-1', 'bytes-1', 'palette-1'")
 
 
-def test_the_embedded_model_has_no_palettes(encoded, tmp_path: Path, clips: Clips):
+def test_the_embedded_model_has_no_palettes(tmp_path: Path, clips: Clips):
     sdvideo.encode(clips["cfr"].path, tmp_path / "a.sdv", base="none", device="cpu")
-    path = rewritten(tmp_path / "a.sdv", tmp_path / "b.sdv", coder="palette-1")
-    with pytest.raises(FormatError, match="palette-1"), sdvideo.open(path, device="cpu") as video:
-        video.check()
+    refused(rewritten(tmp_path / "a.sdv", tmp_path / "b.sdv", coder="palette-1"), "coded by 'palette-1'")
+
+
+def test_verify_names_damage_where_the_quantiser_is_unknown_too(encoded, tmp_path: Path):
+    path = rewritten(encoded("silent", quantizer="8bit", keyint=8), tmp_path / "a.sdv", coder="bytes-2")
+    with Reader(path) as reader:
+        at = reader.groups[1].offset + reader.groups[1].size // 2
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    assert ("checksum", 1) in [(damage.kind, damage.group) for damage in sdvideo.verify(path, device="cpu")]
 
 
 def with_data(path: Path, to: Path, change: Callable[[bytes, int], bytes]) -> Path:
@@ -409,4 +429,4 @@ def test_the_command_line_encodes_with_a_palette(clips: Clips, model: str, tmp_p
     path = tmp_path / "a.sdv"
     command = [sys.executable, "-m", "sdvideo", "encode", str(clips["cfr"].path), "-o", str(path), "--model", model]
     subprocess.run([*command, "--quantizer", "palette", "--device", "cpu"], check=True, capture_output=True)
-    assert len(symbols_of(path)) == clips["cfr"].frames
+    assert len(symbols_of(path, model)) == clips["cfr"].frames
