@@ -62,14 +62,19 @@ def apply_tags(encoder: av.VideoCodecContext, colour: Colour) -> None:
     encoder.color_trc = _known(colour.transfer, _TRANSFERS)
 
 
-def losses(frame: av.VideoFrame) -> list[str]:
-    """What 8 bits, 4:2:0 and progressive pictures lose of this frame: lines for the log, often none."""
+def losses(frame: av.VideoFrame, transparent: bool = False) -> list[str]:
+    """What opaque, progressive pictures of 8 bits lose of this frame: lines for the log, often none.
+
+    transparent: parts of it are, though its format has no place for that.
+    """
     lines = []
     bits = max(component.bits for component in frame.format.components)
     if bits > 8:
         lines.append(f"{bits}-bit input is converted to 8 bit")
     if frame.color_trc in _HDR:
         lines.append(f"HDR ({_HDR[frame.color_trc]}) input keeps its tags but only 8 bits: gradients may band")
+    if transparent or any(component.is_alpha for component in frame.format.components):
+        lines.append("transparency is left out: the colours below it show")
     if frame.interlaced_frame:
         lines.append("interlaced input is treated as progressive pictures")
     return lines

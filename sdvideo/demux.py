@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain
@@ -18,7 +19,7 @@ import av
 from sdvideo import colour
 from sdvideo.errors import SourceError
 from sdvideo.picture import Chapter, Frame, StreamInfo
-from sdvideo.tracks import TrackWriter, reason
+from sdvideo.tracks import TrackWriter, reason, ticks
 
 if TYPE_CHECKING:
     from sdvideo.stills import PictureSource
@@ -30,6 +31,10 @@ _MAX_BAD_IN_A_ROW = 8
 # What describes the file that was read, not the video in it.
 _FILE_METADATA = frozenset(("major_brand", "minor_version", "compatible_brands", "encoder", "duration"))
 _MAX_METADATA_LENGTH = 4096
+# Sound may begin this much before time zero, in seconds: with what an encoder needs to get going, and no one hears.
+_PRIMING = Fraction(1, 10)
+# Pictures per second beyond which a container's rate is that of its clock.
+_FASTEST = 1000
 
 
 # How PNG, GIF, WebP, BMP, AVIF and JPEG 2000 begin, and two with which other files begin as well.
@@ -70,8 +75,11 @@ def _is_picture(path: str | os.PathLike) -> bool:
     return bool(_PICTURES.match(head))
 
 
+_STILLS = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+
+
 class Source:
-    """A video being read; a context manager.
+    """A video being read; a context manager. Its times count from where the file begins.
 
     info: its description. seekable: whether the file can be read more than once (a pipe cannot).
     """
@@ -90,7 +98,8 @@ class Source:
         self._container = self._open_container()
         try:
             self._video = self._choose_video()
-            self._writer = TrackWriter(self._side_streams(), self._make_folder())
+            self._begin = self._find_begin()
+            self._writer = TrackWriter(self._side_streams(), self._make_folder(), self._begin)
             if not self.seekable:
                 self._writer.open(self._container)
             self._decoded = self._decode()
@@ -127,7 +136,7 @@ class Source:
         if self._started:
             raise SourceError(f"{self._name}: the pictures can be read only once, open the source again")
         self._started = True
-        clock = _Clock(self.info)
+        clock = _Clock(self.info, self._begin)
         size = self._first.width, self._first.height
         for index, frame in enumerate(chain((self._first,), self._decoded)):
             if (frame.width, frame.height) != size:
@@ -174,11 +183,12 @@ class Source:
     def packets(self) -> dict[int, tuple[int, bool]]:
         """Bytes and key flag of what is coded of the pictures, by pts; not of a pipe."""
         found: dict[int, tuple[int, bool]] = {}
+        begin = ticks(self._begin, self._video.time_base)
         with self._open_container() as container:
             for packet in self._packets(container, [self._video.index]):
                 if packet.size and (time := packet.dts if packet.pts is None else packet.pts) is not None:
-                    size, key = found.get(time, (0, False))
-                    found[time] = size + packet.size, key or packet.is_keyframe
+                    size, key = found.get(time - begin, (0, False))
+                    found[time - begin] = size + packet.size, key or packet.is_keyframe
         return found
 
     # --- opening --------------------------------------------------------------------------------------------
@@ -203,15 +213,16 @@ class Source:
         return container
 
     def _choose_video(self) -> av.VideoStream:
-        stills = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
-        videos = [stream for stream in self._container.streams.video if not stream.disposition & stills]
+        videos = [stream for stream in self._container.streams.video if not stream.disposition & _STILLS]
         if not videos:
             raise SourceError(f"{self._name}: has no video stream")
         video = next((v for v in videos if v.disposition & av.stream.Disposition.default), videos[0])
         if video.codec_context is None:
             raise SourceError(f"{self._name}: no decoder for its video stream")
         if len(videos) > 1:
-            log.warning("%d further video streams are left out", len(videos) - 1)
+            log.warning("%d further video streams are left out: an .sdv holds one", len(videos) - 1)
+        if others := self._without_place():
+            log.warning("left out, an .sdv holds no such things: %s; keep the original for them", ", ".join(others))
         video.thread_type = "AUTO"
         video.codec_context.thread_count = 2
         return video
@@ -219,6 +230,30 @@ class Source:
     def _side_streams(self) -> list[av.stream.Stream]:
         streams = self._container.streams
         return sorted((*streams.audio, *streams.subtitles), key=lambda stream: stream.index)
+
+    def _without_place(self) -> list[str]:
+        """Streams that are neither pictures nor sound nor subtitles, nor kept as chapters or metadata: in words."""
+        streams = self._container.streams
+        chaptered = bool(self._container.chapters())
+        covers = ["cover art" for stream in streams.video if stream.disposition & _STILLS]
+        files = [f"attached file {stream.metadata.get('filename', '')}".strip() for stream in streams.attachments]
+        data = [
+            f"data stream {stream.name or 'of an unknown kind'}"
+            for stream in streams.data
+            if "timecode" not in stream.metadata and not (chaptered and stream.name == "bin_data")
+        ]
+        return covers + files + data
+
+    def _find_begin(self) -> Fraction:
+        """When the first picture or sound is due, in seconds: players count from there, and MP4 cannot start below 0.
+
+        Where pictures begin at 0 or later and sound only by its priming before, that is 0.
+        """
+        video = _start(self._video)
+        starts = [start for start in map(_start, (self._video, *self._container.streams.audio)) if start is not None]
+        first = min(starts, default=Fraction(0))
+        primed = -_PRIMING <= first <= 0 and (video is None or video >= 0)
+        return Fraction(0) if primed else first
 
     def _make_folder(self) -> Path:
         self._folder = tempfile.TemporaryDirectory(prefix="sdvideo-")
@@ -228,7 +263,9 @@ class Source:
         frame = next(self._decoded, None)
         if frame is None:
             raise SourceError(f"{self._name}: has no decodable picture")
-        for line in colour.losses(frame):
+        # WebM has transparency in a stream of its own, which the decoder of the colours does not see.
+        transparent = self._video.metadata.get("alpha_mode") == "1"
+        for line in colour.losses(frame, transparent):
             log.warning("%s", line)
         return frame
 
@@ -238,15 +275,21 @@ class Source:
         if self._orientation.swap:
             width, height, sar = height, width, 1 / sar
         chapters = (
-            Chapter(entry["start"], entry["end"], entry["time_base"], entry["metadata"].get("title", ""))
+            Chapter(
+                max(0, entry["start"] - ticks(self._begin, entry["time_base"])),
+                max(0, entry["end"] - ticks(self._begin, entry["time_base"])),
+                entry["time_base"],
+                entry["metadata"].get("title", ""),
+            )
             for entry in self._container.chapters()
             if entry["time_base"]
         )
+        timecode = {key: self._video.metadata[key] for key in ("timecode",) if key in self._video.metadata}
         return StreamInfo(
             width=width,
             height=height,
             time_base=self._video.time_base,
-            rate=self._video.average_rate or self._video.guessed_rate or None,
+            rate=self._rate(),
             frames=(self._video.frames or None) if self.seekable else None,
             sar=sar,
             colour=colour.read_colour(self._first),
@@ -255,10 +298,15 @@ class Source:
             chapters=tuple(chapters),
             metadata={
                 key: value
-                for key, value in self._container.metadata.items()
+                for key, value in (self._container.metadata | timecode).items()
                 if key.lower() not in _FILE_METADATA and 0 < len(value) <= _MAX_METADATA_LENGTH
             },
         )
+
+    def _rate(self) -> Fraction | None:
+        rate = self._video.average_rate or self._video.guessed_rate or None
+        duration = self._first.duration * self._video.time_base if self._first.duration else 0
+        return 1 / duration if rate and rate > _FASTEST and duration else rate
 
     # --- reading --------------------------------------------------------------------------------------------
 
@@ -266,10 +314,13 @@ class Source:
         """Decoded frames; on a pipe the packets of the other streams are copied on the way."""
         copied = [] if self.seekable else self._writer.stream_indices
         bad = bad_in_a_row = concealed = 0
+        due = _Due() if self._untimed() else None
         for packet in self._packets(self._container, [self._video.index, *copied]):
             if packet.stream_index != self._video.index:
                 self._writer.write(packet)
                 continue
+            if due is not None:
+                due.expect(packet)
             try:
                 frames = packet.decode()
             except av.EOFError:
@@ -281,9 +332,13 @@ class Source:
                 continue
             bad_in_a_row = 0
             concealed += sum(frame.is_corrupt for frame in frames)
-            yield from frames
+            yield from frames if due is None else map(due.timed, frames)
         if bad or concealed:
             log.warning("%d damaged pictures left out, %d concealed by the decoder", bad, concealed)
+
+    def _untimed(self) -> bool:
+        """AVI says in which order pictures are coded, not when they are shown; FFmpeg's guess at it fails for these."""
+        return self._container.format.name == "avi" and self._video.codec_context.name in ("h264", "hevc")
 
     def _read_packets(self) -> None:
         """Copy the tracks and count the pictures in one pass of its own, without decoding; once."""
@@ -308,11 +363,36 @@ class Source:
             log.warning("%s ends early: %s", self._name, reason(exc))
 
 
-class _Clock:
-    """Gives every picture a presentation time later than the one before."""
+def _start(stream: av.stream.Stream) -> Fraction | None:
+    return None if stream.start_time is None else stream.start_time * stream.time_base
 
-    def __init__(self, info: StreamInfo) -> None:
+
+class _Due:
+    """Times of pictures from those of their packets: the first picture keeps its own, and as many follow as packets."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[int] = deque()
+        self._delay: int | None = None
+
+    def expect(self, packet: av.Packet) -> None:
+        if packet.size and packet.dts is not None:
+            self._waiting.append(packet.dts)
+
+    def timed(self, frame: av.VideoFrame) -> av.VideoFrame:
+        if self._waiting:
+            decoded = self._waiting.popleft()
+            if self._delay is None:
+                self._delay = 0 if frame.pts is None else frame.pts - decoded
+            frame.pts = decoded + self._delay
+        return frame
+
+
+class _Clock:
+    """Gives every picture a presentation time later than the one before, counted from `begin` in seconds."""
+
+    def __init__(self, info: StreamInfo, begin: Fraction) -> None:
         rate = info.rate or Fraction(25)
+        self._begin = ticks(begin, info.time_base)
         self._step = max(1, round(1 / rate / info.time_base))
         self._last: int | None = None
         self._told: set[str] = set()
@@ -320,7 +400,9 @@ class _Clock:
     def pts(self, frame: av.VideoFrame) -> int:
         """frame.pts, or what comes nearest: dts, or one average picture after the last; ties move one."""
         pts = frame.pts if frame.pts is not None else frame.dts
-        if pts is None:
+        if pts is not None:
+            pts -= self._begin
+        else:
             self._tell("pictures without a time are spaced by the average rate")
             pts = 0 if self._last is None else self._last + self._step
         if self._last is not None and pts <= self._last:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -41,6 +42,10 @@ _STILLS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 _CRF = 16
 # MP4 has 32 bits for a picture's duration: finer clocks than this are rounded to microseconds.
 _FINEST_CLOCK = 100_000_000
+# What FFmpeg makes a timecode track of: hours, minutes, seconds, frames; with a semicolon, frame numbers are dropped to
+# keep up with 29.97 frames per second.
+_TIMECODE = re.compile(r"\d\d:\d\d:\d\d([:;.])\d\d")
+_DROPPING = Fraction(30000, 1001)
 
 
 def open_sink(
@@ -247,7 +252,7 @@ class _MuxedSink(Sink):
             self._outputs = [{stream.index: copy_stream(self._container, stream) for stream in group} for group in kept]
             for reader, group in zip(self._readers, kept, strict=True):
                 reader.start(group)
-            self._container.metadata.update(info.metadata)
+            self._container.metadata.update(info.metadata if kind == "matroska" else _sound_timecode(info))
             self._container.set_chapters(_chapter_entries(info))
             self._container.start_encoding()
 
@@ -277,6 +282,10 @@ class _MuxedSink(Sink):
     def _mux_tracks(self, until: Fraction | None) -> None:
         for reader, outputs in zip(self._readers, self._outputs, strict=True):
             for packet in reader.until(until):
+                # Matroska cannot say that sound before the start is not to be heard, as an edit list can; but decoders
+                # want the last packet of it.
+                if self._kind == "matroska" and packet.is_discard and packet.pts + 2 * packet.duration <= 0:
+                    continue
                 packet.stream = outputs[packet.stream_index]
                 self._container.mux(packet)
 
@@ -296,8 +305,9 @@ class _MuxedSink(Sink):
         for stream in reader.streams:
             why = refusal(stream, self._kind)
             if why:
-                hint = "" if self._kind == "matroska" else "; an .mkv may hold it"
-                log.warning("%s does not fit into %s and is left out%s", describe(stream), self._kind, hint)
+                other = ".mp4" if self._kind == "matroska" else ".mkv"
+                line = "%s does not fit into %s and is left out; an %s may hold it"
+                log.warning(line, describe(stream), self._kind, other)
             else:
                 kept.append(stream)
         return kept
@@ -423,6 +433,19 @@ def _check_still(kind: str, frames: int | None, crf: int | None, lossless: bool)
 def _x264_options(crf: int, lossless: bool, preset: str) -> dict[str, str]:
     quality = {"qp": "0"} if lossless else {"crf": str(crf)}
     return {"preset": preset, **quality}
+
+
+def _sound_timecode(info: StreamInfo) -> dict[str, str]:
+    """The metadata, without a timecode that MP4 cannot count on with: FFmpeg would refuse the whole file."""
+    key = next((key for key in info.metadata if key.lower() == "timecode"), None)
+    if key is None:
+        return info.metadata
+    rate = info.rate or Fraction(25)
+    found = _TIMECODE.fullmatch(info.metadata[key])
+    if found and rate < 256 and (found[1] == ":" or (rate / _DROPPING).denominator == 1):
+        return info.metadata
+    log.warning("the timecode %.40s is left out: it does not fit %.4g frames per second", info.metadata[key], rate)
+    return {name: value for name, value in info.metadata.items() if name != key}
 
 
 def _chapter_entries(info: StreamInfo) -> list[dict]:

@@ -60,6 +60,11 @@ def timescale(stream: av.stream.Stream) -> int:
     return rate or stream.time_base.denominator
 
 
+def ticks(seconds: Fraction, time_base: Fraction) -> int:
+    """A time in seconds in units of time_base, to the nearest."""
+    return round(seconds / time_base)
+
+
 def common_timescale(scales: Sequence[int]) -> int:
     """Ticks per second that hold as many of these as 31 bits allow, the first one certainly.
 
@@ -76,18 +81,22 @@ def common_timescale(scales: Sequence[int]) -> int:
 class TrackWriter:
     """Copies audio and subtitle streams of one input into at most two track files.
 
-    tracks: what was found and where it goes; paths: the files, in the order of Track.blob.
+    begin: the time in seconds that becomes 0. tracks: what was found and where it goes; paths: the files, in the order
+    of Track.blob.
     """
 
-    def __init__(self, streams: Sequence[av.stream.Stream], folder: Path) -> None:
+    def __init__(self, streams: Sequence[av.stream.Stream], folder: Path, begin: Fraction = Fraction(0)) -> None:
         by_format: dict[str, list[av.stream.Stream]] = {name: [] for name in SUFFIXES}
         for stream in streams:
             refusals = {name: refusal(stream, name) for name in _preferred_formats(stream)}
             home = next((name for name, why in refusals.items() if not why), None)
             if home is None:
-                log.warning("%s is left out: %s", describe(stream), refusals["matroska"])
+                other = "AAC or FLAC" if stream.type == "audio" else "SubRip or ASS"
+                line = "%s is left out: neither MP4 nor Matroska holds it; convert it to %s first"
+                log.warning(line, describe(stream), other)
             else:
                 by_format[home].append(stream)
+        self._begin = begin
         self._homes = [(name, members) for name, members in by_format.items() if members]
         self.paths = [folder / f"tracks.{SUFFIXES[name]}" for name, _ in self._homes]
         self.tracks = tuple(
@@ -125,6 +134,8 @@ class TrackWriter:
         if not packet.size:
             return
         index = packet.stream_index
+        begin = ticks(self._begin, packet.time_base)
+        packet.pts, packet.dts = (None if time is None else time - begin for time in (packet.pts, packet.dts))
         packet.stream = self._outputs[index]
         try:
             packet.stream.container.mux(packet)

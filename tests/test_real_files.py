@@ -1,0 +1,338 @@
+"""Files as phones, cameras, screen recorders, broadcasters and the web make them, there and back.
+
+Each kind is made by an ffmpeg of its own (imageio-ffmpeg), which is also the judge: what it shows of a file that comes
+back is held against what it shows of the original.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+
+import sdvideo
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a file is made, and what is to come of it.
+
+    out: ffmpeg's options for the output; copy: for a second pass in front of the input, which only copies.
+    tags: matrix, primaries, transfer (H.273) and full range, where the file says them. says: what the log tells.
+    sounds: how many tracks of sound come through. even: pictures come at the rate, one after the other, whatever FFmpeg
+    thinks.
+    """
+
+    suffix: str
+    out: str
+    copy: str = ""
+    size: tuple[int, int] = (96, 64)
+    rate: str = "25"
+    seconds: float = 0.6
+    hertz: int = 48000
+    delay: float = 0
+    sounds: int = 1
+    tags: tuple[int, int, int, bool] | None = None
+    says: tuple[str, ...] = ()
+    even: bool = False
+
+
+X264 = "-c:v libx264 -preset veryfast -qp 4 -pix_fmt yuv420p "
+X265 = "-c:v libx265 -preset ultrafast -x265-params qp=4:log-level=1 "
+VP9 = "-c:v libvpx-vp9 -crf 4 -b:v 0 -cpu-used 8 "
+MPEG2 = "-c:v mpeg2video -qscale:v 1 -bf 2 "
+TEN, HLG, PQ = "10-bit input is converted to 8 bit", "HDR (HLG) input", "HDR (PQ) input"
+WOVEN, CLEAR = "interlaced input is treated", "transparency is left out"
+
+
+def tagged(pixels: str, matrix: str, primaries: str, transfer: str, span: str = "tv") -> str:
+    """A filter that converts to this and says so."""
+    said = f"colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}:range={span}"
+    return f"-vf scale=out_color_matrix={matrix}:out_range={span},format={pixels},setparams={said} "
+
+
+BT709 = (1, 1, 1, False)
+KINDS = {
+    # phones
+    "phone-hevc-hlg-rotated": Kind(
+        "mov",
+        tagged("yuv420p10le", "bt2020nc", "bt2020", "arib-std-b67") + X265 + "-tag:v hvc1 -c:a aac",
+        copy="-display_rotation:v:0 90",
+        rate="30000/1001",
+        tags=(9, 9, 18, False),
+        says=(TEN, HLG),
+    ),
+    "phone-full-range-upside-down": Kind(
+        "mp4",
+        tagged("yuvj420p", "smpte170m", "bt470bg", "smpte170m", "pc") + "-c:v libx264 -qp 4 -bf 0 -c:a aac",
+        copy="-display_rotation:v:0 180",
+        rate="30",
+        tags=(6, 5, 6, True),
+    ),
+    "phone-vfr": Kind(
+        "mp4",
+        "-vf setpts=PTS+0.3*(N-3*floor(N/3))/25/TB -fps_mode vfr -enc_time_base 1/90000 " + X264 + "-bf 0 -c:a aac",
+    ),
+    "phone-trimmed": Kind("mp4", X264 + "-bf 2 -g 100 -c:a aac", copy="-ss 0.3", seconds=1.2),
+    "phone-3gp": Kind(
+        "3gp",
+        "-c:v h263 -qscale:v 1 -c:a libopencore_amrnb -ar 8000 -b:a 12.2k",
+        size=(128, 96),
+        sounds=0,
+        says=("audio track amr_nb is left out: neither MP4 nor Matroska holds it; convert it to AAC",),
+    ),
+    # cameras and editors
+    "camera-b-frames": Kind(
+        "mp4",
+        tagged("yuv420p", "bt709", "bt709", "bt709") + "-c:v libx264 -bf 3 -b_strategy 0 -qp 4 -c:a aac",
+        rate="30000/1001",
+        tags=BT709,
+    ),
+    "camera-mjpeg-pcm": Kind("avi", "-c:v mjpeg -qscale:v 1 -pix_fmt yuvj422p -c:a pcm_s16le", rate="30"),
+    "camera-422-ten-bit": Kind(
+        "mp4",
+        tagged("yuv422p10le", "bt709", "bt709", "bt709") + "-c:v libx264 -qp 4 -c:a pcm_s16be",
+        rate="50",
+        tags=BT709,
+        says=(TEN,),
+    ),
+    "camera-dv": Kind("dv", "-c:v dvvideo -pix_fmt yuv420p -ac 2", size=(720, 576), seconds=0.2, says=(WOVEN,)),
+    "editor-prores-422": Kind(
+        "mov",
+        tagged("yuv422p10le", "bt709", "bt709", "bt709") + "-c:v prores_ks -profile:v 3 -c:a pcm_s24le",
+        rate="24000/1001",
+        tags=BT709,
+        says=(TEN,),
+    ),
+    "editor-prores-alpha": Kind(
+        "mov",
+        "-vf format=yuva444p10le -c:v prores_ks -profile:v 4444 -alpha_bits 16 -c:a pcm_s16be",
+        says=("-bit input is converted to 8 bit", CLEAR),
+    ),
+    "editor-cineform": Kind("mov", "-c:v cfhd -quality film1 -pix_fmt yuv422p10le -c:a pcm_s16le", says=(TEN,)),
+    "editor-dnxhr": Kind(
+        "mov", "-c:v dnxhd -profile:v dnxhr_hq -pix_fmt yuv422p -c:a pcm_s16le", size=(256, 120), seconds=0.4
+    ),
+    "editor-mxf": Kind("mxf", "-pix_fmt yuv422p " + MPEG2 + "-c:a pcm_s16le"),
+    "editor-animation-argb": Kind("mov", "-c:v qtrle -pix_fmt argb -c:a pcm_s16be", says=(CLEAR,)),
+    "anamorphic": Kind("mp4", "-vf setsar=64/45 " + X264 + "-c:a aac"),
+    # screens
+    "screen-rgb-flac": Kind("mkv", "-c:v libx264rgb -qp 0 -pix_fmt bgr24 -c:a flac", rate="60"),
+    "screen-444-eac3": Kind("mkv", X265 + "-pix_fmt yuv444p -c:a eac3"),
+    "screen-gbr-utvideo": Kind("avi", "-c:v utvideo -pix_fmt gbrp -c:a pcm_s16le"),
+    "screen-gif": Kind(
+        "gif", "-an -vf split[a][b];[a]palettegen=reserve_transparent=0[p];[b][p]paletteuse=dither=none", sounds=0
+    ),
+    # films, broadcasts and discs
+    "film-mkv-ac3": Kind("mkv", X264 + "-bf 2 -c:a ac3", rate="24000/1001"),
+    "film-dts": Kind("mkv", X264 + "-c:a dca -strict -2"),
+    "tv-mpeg2-interlaced": Kind(
+        "ts",
+        "-vf interlace=scan=tff " + MPEG2 + "-flags +ildct+ilme -c:a mp2 -aspect 16:9",
+        size=(96, 80),
+        rate="50",
+        says=(WOVEN,),
+    ),
+    # FFmpeg takes what is less than a minute from where the 33 bits of the clock end for times below zero.
+    "tv-near-the-clock's-end": Kind("ts", MPEG2 + "-c:a ac3 -output_ts_offset 95400"),
+    "tv-h264-sound-late": Kind("ts", X264 + "-bf 2 -c:a aac", delay=0.25),
+    "disc-vob": Kind("vob", MPEG2 + "-c:a ac3", rate="30000/1001"),
+    "disc-m2ts": Kind(
+        "m2ts",
+        X264 + "-bf 2 -c:a pcm_bluray",
+        rate="24000/1001",
+        sounds=0,
+        says=("audio track pcm_bluray is left out",),
+    ),
+    "disc-mpg": Kind("mpg", MPEG2 + "-c:a mp2"),
+    # the web
+    "web-vp9-opus": Kind("webm", "-pix_fmt yuv420p " + VP9 + "-c:a libopus", rate="30"),
+    "web-vp9-444-odd": Kind(
+        "webm", "-pix_fmt yuv444p " + VP9 + "-c:a libvorbis", size=(95, 63), says=("95x63 becomes 96x64",)
+    ),
+    "web-vp9-alpha": Kind("webm", "-vf format=yuva420p " + VP9 + "-auto-alt-ref 0 -c:a libopus", says=(CLEAR,)),
+    "web-recorder-vp8": Kind("webm", "-pix_fmt yuv420p -c:v libvpx -crf 4 -b:v 2M -c:a libopus -live 1"),
+    "web-av1-pq": Kind(
+        "mp4",
+        tagged("yuv420p10le", "bt2020nc", "bt2020", "smpte2084") + "-c:v libsvtav1 -preset 10 -crf 5 -c:a libopus",
+        rate="60",
+        seconds=0.4,
+        tags=(9, 9, 16, False),
+        says=(TEN, PQ),
+    ),
+    "web-fragmented": Kind("mp4", X264 + "-bf 2 -c:a aac -movflags frag_keyframe+empty_moov"),
+    "web-flv": Kind("flv", X264 + "-bf 2 -c:a aac", hertz=44100),
+    "web-flv1-mp3": Kind("flv", "-c:v flv -qscale:v 1 -c:a libmp3lame", hertz=44100),
+    "web-theora": Kind("ogv", "-c:v libtheora -qscale:v 10 -c:a libvorbis"),
+    # old and odd ones
+    "avi-xvid-mp3": Kind("avi", "-c:v mpeg4 -vtag XVID -qscale:v 1 -bf 2 -c:a libmp3lame"),
+    "avi-h264-b-frames": Kind("avi", X264 + "-bf 2 -c:a ac3", even=True),
+    "wmv": Kind(
+        "wmv", "-c:v wmv2 -qscale:v 1 -c:a wmav2", hertz=44100, sounds=0, says=("audio track wmav2 is left out",)
+    ),
+    "grey-h264-alac": Kind("mp4", "-c:v libx264 -qp 4 -pix_fmt gray -c:a alac"),
+    "grey-ten-bit": Kind("mkv", "-c:v ffv1 -pix_fmt gray10le -c:a pcm_f32le", says=(TEN,)),
+    "grey-av1": Kind("mkv", "-c:v libaom-av1 -cpu-used 8 -crf 4 -pix_fmt gray -c:a libopus"),
+    "bt470bg": Kind(
+        "mp4", tagged("yuv420p", "bt470bg", "bt470bg", "bt470bg") + X264 + "-c:a aac", tags=(5, 5, 5, False)
+    ),
+    "sixteen-bit": Kind("nut", "-c:v ffv1 -pix_fmt yuv420p16le -c:a pcm_s32le", says=("16-bit input is converted",)),
+    "vvc": Kind("mp4", "-c:v libvvenc -qp 10 -pix_fmt yuv420p10le -c:a aac", says=(TEN,)),
+    # clocks
+    "starts-at-ten-hours-mkv": Kind("mkv", X264 + "-c:a aac -output_ts_offset 36000"),
+    "starts-at-ten-hours-mp4": Kind("mp4", X264 + "-c:a aac -output_ts_offset 36000"),
+    "sound-late": Kind("mp4", X264 + "-c:a aac", delay=0.25),
+    "sound-early": Kind("mkv", X264 + "-c:a aac", delay=-0.2),
+    "no-edit-list": Kind("mp4", X264 + "-bf 2 -c:a aac -use_editlist 0"),
+    "negative-offsets": Kind("mp4", X264 + "-bf 2 -c:a aac -movflags negative_cts_offsets"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Pictures this small gain nothing from threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# --- made and looked at by ffmpeg ---------------------------------------------------------------------------
+
+
+def ffmpeg(*arguments: object) -> bytes:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-v", "error", "-nostdin", "-y", *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True)
+    assert result.returncode == 0, result.stderr.decode()
+    return result.stdout
+
+
+def pictures_of(size: tuple[int, int] = (96, 64), rate: str = "25", seconds: float = 0.6) -> tuple[str, ...]:
+    """Input options: a gradient that turns."""
+    colours = "n=3:c0=0x903020:c1=0xd0c8b0:c2=0x3060a0"
+    place = f"x0=0:y0=0:x1={size[0] - 1}:y1={size[1] - 1}:seed=7:speed=0.02"
+    return "-f", "lavfi", "-i", f"gradients=s={size[0]}x{size[1]}:r={rate}:d={seconds}:{colours}:{place}"
+
+
+def sound_of(seconds: float = 0.6, hertz: int = 48000) -> tuple[str, ...]:
+    """Input options: one ping, loudest 0.31 s after the start."""
+    ping = f"0.5*sin(880*2*PI*t)*exp(-40*abs(t-{min(0.31, seconds / 2)}))"
+    return "-f", "lavfi", "-i", f"aevalsrc=exprs={ping}:sample_rate={hertz}:duration={seconds}"
+
+
+def make(kind: Kind, folder: Path) -> Path:
+    path = folder / f"made.{kind.suffix}"
+    sound = () if "-an" in kind.out.split() else ("-itsoffset", kind.delay, *sound_of(kind.seconds, kind.hertz))
+    ffmpeg(*pictures_of(kind.size, kind.rate, kind.seconds), *sound, *shlex.split(kind.out), path)
+    if not kind.copy:
+        return path
+    copied = path.with_stem("copied")
+    ffmpeg(*shlex.split(kind.copy), "-i", path, "-map", 0, "-c", "copy", copied)
+    return copied
+
+
+def shown(path: Path, width: int, height: int) -> np.ndarray:
+    """The pictures as a player shows them: upright RGB, int [N, H, W, 3]."""
+    exact = "scale=flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
+    raw = ("-fps_mode", "passthrough", "-vf", exact, "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
+    return np.frombuffer(ffmpeg("-i", path, "-map", "0:v:0", *raw), np.uint8).reshape(-1, height, width, 3).astype(int)
+
+
+def squares(pictures: np.ndarray) -> np.ndarray:
+    """Means of 4x4 pixels, without what is left over: colour rather than noise."""
+    count, height, width, channels = pictures.shape
+    whole = pictures[:, : height // 4 * 4, : width // 4 * 4]
+    return whole.reshape(count, height // 4, 4, width // 4, 4, channels).mean((2, 4))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is in a file, by FFmpeg's decoders. Times in seconds; pings: when each track is loudest."""
+
+    times: list[Fraction]
+    end: Fraction
+    pings: list[float]
+    tags: tuple[int, int, int, bool]
+    sar: Fraction
+    begin: float
+
+
+def see(path: Path) -> Seen:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = list(container.decode(stream))
+        step = 1 / (stream.average_rate or Fraction(25))
+        times = [i * step if f.pts is None else f.pts * stream.time_base for i, f in enumerate(frames)]
+        last, sar = frames[-1], stream.sample_aspect_ratio or Fraction(1)
+        end = times[-1] + (last.duration * stream.time_base if last.duration else step)
+        full = last.color_range == 2 or last.format.name.startswith("yuvj")
+        tags = int(last.colorspace), int(last.color_primaries), int(last.color_trc), full
+        begin = (container.start_time or 0) / 1e6
+        count = len(container.streams.audio)
+    return Seen(times, end, [ping(path, track) for track in range(count)], tags, sar, begin)
+
+
+def ping(path: Path, track: int) -> float:
+    """When the loudest sample of a track is due."""
+    loudest, when = -1.0, 0.0
+    with av.open(str(path)) as container:
+        for frame in container.decode(audio=track):
+            samples = frame.to_ndarray().astype(float)
+            samples = samples[0] if frame.format.is_planar else samples[0, :: len(frame.layout.channels)]
+            at = int(np.abs(samples).argmax())
+            if abs(samples[at]) > loudest:
+                loudest, when = abs(samples[at]), float(frame.pts * frame.time_base) + at / frame.sample_rate
+    return when
+
+
+def check(kind: Kind, folder: Path) -> None:
+    """Encode, decode to .mp4 and .mkv: times, lip-sync, colours, tags and shape are as they were."""
+    source, coded, targets = make(kind, folder), folder / "coded.sdv", [folder / "back.mp4", folder / "back.mkv"]
+    sdvideo.encode(source, coded, quality=100, preset="fast")
+    with sdvideo.open(coded) as video:
+        info = video.info
+    before, pictures = see(source), shown(source, info.width, info.height)
+    times = before.times
+    if kind.even:
+        times = [before.times[0] + i / Fraction(kind.rate) for i in range(len(times))]
+    length = times[-1] + before.end - before.times[-1] - times[0]
+    half = 1 / Fraction(kind.rate) / 2
+    for target in targets:
+        sdvideo.decode(coded, target, lossless=True)
+        after = see(target)
+        assert len(after.times) == len(times)
+        gaps = [abs((a - after.times[0]) - (b - times[0])) for a, b in zip(after.times, times, strict=True)]
+        assert max(gaps) <= (0 if target.suffix == ".mp4" else Fraction(1, 1000)), "every picture at its time"
+        assert abs(after.end - after.times[0] - length) <= half, "as long as it was"
+        assert len(after.pings) == kind.sounds
+        for a, b in zip(after.pings, before.pings, strict=bool(kind.sounds)):
+            assert abs((a - float(after.times[0])) - (b - float(times[0]))) <= 0.001, "lips and sound together"
+        assert -0.03 < after.begin < 0.1, "players start at once"
+        if kind.tags:
+            assert after.tags == kind.tags
+        turned = info.rotation % 180 != 0
+        assert after.sar == (1 / before.sar if turned else before.sar)
+        width, height = (side + side % 2 for side in (info.width, info.height))
+        errors = squares(shown(target, width, height)[:, : info.height, : info.width] - pictures)
+        assert np.abs(errors).mean((0, 1, 2)).max() <= 2, "colours within two levels"
+
+
+# --- the matrix ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_there_and_back(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kind = KINDS[name]
+    check(kind, tmp_path)
+    lines = {record.getMessage() for record in caplog.records if record.name == "sdvideo"}
+    for words in kind.says:
+        assert any(words in line for line in lines), words
+    assert len(lines) == len(kind.says), lines
