@@ -17,8 +17,12 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
+from conftest import synthesise
 
 import sdvideo
+from sdvideo.demux import open_source
+from sdvideo.mux import open_sink
+from sdvideo.picture import Frame, Picture, StreamInfo
 
 
 @dataclass(frozen=True)
@@ -336,3 +340,208 @@ def test_there_and_back(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixt
     for words in kind.says:
         assert any(words in line for line in lines), words
     assert len(lines) == len(kind.says), lines
+
+
+# --- streams beside the video -------------------------------------------------------------------------------
+
+WORDS = "1\n00:00:00,100 --> 00:00:00,250\nHello\n\n2\n00:00:00,300 --> 00:00:00,500\n<i>there</i>\n"
+SCRIPT = """[Script Info]
+ScriptType: v4.00+
+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize
+Style: Default,Odd Font,20
+
+[Events]
+Format: Layer, Start, End, Style, Text
+Dialogue: 0,0:00:00.10,0:00:00.50,Default,Hello
+"""
+CHAPTERS = """;FFMETADATA1
+title=Film
+[CHAPTER]
+TIMEBASE=1/1000
+START=0
+END=300
+title=One
+[CHAPTER]
+TIMEBASE=1/1000
+START=300
+END=600
+title=Two
+"""
+
+
+def image_subtitle(path: Path) -> None:
+    """Presentation graphics as on a Blu-ray disc: a screen of 96x64 on which nothing is shown, at 0.1 and 0.5 s."""
+    screen = bytes.fromhex("0060 0040 10 0000 80 00 00 00")
+    data = b""
+    for ticks in (9000, 45000):
+        for kind, payload in ((0x16, screen), (0x80, b"")):
+            head = ticks.to_bytes(4, "big") + bytes(4) + bytes([kind]) + len(payload).to_bytes(2, "big")
+            data += b"PG" + head + payload
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> dict[str, tuple[object, ...]]:
+    """Input options by name: everything a film may have beside its pictures."""
+    for name, text in (("words.srt", WORDS), ("script.ass", SCRIPT), ("chapters.txt", CHAPTERS)):
+        (tmp_path / name).write_text(text)
+    image_subtitle(tmp_path / "images.sup")
+    ffmpeg("-f", "lavfi", "-i", "color=red:size=40x40", "-frames:v", 1, tmp_path / "cover.png")
+    files = ("words.srt", "script.ass", "images.sup", "chapters.txt", "cover.png")
+    return {name.split(".")[0]: ("-i", tmp_path / name) for name in files} | {
+        "pictures": pictures_of(),
+        "sound": sound_of(),
+    }
+
+
+def streams_of(path: Path) -> list[tuple[str, str, str, int]]:
+    """Sound and subtitles in a file: type, codec, language ("und" for none), and how many packets."""
+    with av.open(str(path)) as container:
+        streams = [*container.streams.audio, *container.streams.subtitles]
+        counts = {stream.index: 0 for stream in streams}
+        for packet in container.demux(*streams):
+            if packet.size:
+                counts[packet.stream_index] += 1
+        return [
+            (s.type, s.codec.canonical_name, s.metadata.get("language", "und"), counts[s.index])
+            for s in sorted(streams, key=lambda stream: stream.index)
+        ]
+
+
+def there_and_back(source: Path, *targets: Path) -> StreamInfo:
+    """Without the codec: what is beside the video never meets it."""
+    for target in targets:
+        with open_source(source) as video, open_sink(target, video.info, track_files=video.track_files()) as sink:
+            for frame in video.frames():
+                sink.write(frame)
+    return video.info
+
+
+def test_film_with_everything(inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "odd.ttf").write_bytes(b"a font, if one believes its name")
+    source = tmp_path / "film.mkv"
+    order = ("pictures", "sound", "sound", "words", "script", "images", "chapters")
+    languages = zip(("a:0", "a:1", "s:0", "s:1", "s:2"), ("eng", "fra", "eng", "jpn", "deu"))
+    ffmpeg(
+        *(option for name in order for option in inputs[name]),
+        *(option for i in range(6) for option in ("-map", i)),
+        *shlex.split("-map_metadata 6 -map_chapters 6 -c:a:0 ac3 -c:a:1 libopus -c:s copy " + X264),
+        *(option for stream, said in languages for option in (f"-metadata:s:{stream}", f"language={said}")),
+        *("-attach", tmp_path / "odd.ttf", "-metadata:s:t", "mimetype=font/ttf"),
+        source,
+    )
+    info = there_and_back(source, tmp_path / "back.mkv")
+    assert streams_of(tmp_path / "back.mkv") == streams_of(source)
+    assert [codec for _, codec, _, _ in streams_of(source)] == ["ac3", "opus", "subrip", "ass", "hdmv_pgs_subtitle"]
+    assert [(c.start * c.time_base, c.title) for c in info.chapters] == [(0, "One"), (Fraction(3, 10), "Two")]
+    assert info.metadata["title"] == "Film"
+    assert "no such things: attached file odd.ttf; keep the original" in caplog.text
+    caplog.clear()
+    there_and_back(source, tmp_path / "back.mp4")
+    assert streams_of(tmp_path / "back.mp4") == streams_of(source)[:2]
+    for codec in ("subrip (eng)", "ass (jpn)", "hdmv_pgs_subtitle (deu)"):
+        assert f"subtitle track {codec} does not fit into mp4 and is left out; an .mkv may hold it" in caplog.text
+
+
+def test_shop_film(inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = tmp_path / "shop.mp4"
+    ffmpeg(
+        *(option for name in ("pictures", "sound", "words", "cover", "chapters") for option in inputs[name]),
+        *shlex.split("-map 0 -map 1 -map 2 -map 3 -map_metadata 4 -map_chapters 4 -c:a aac -c:s mov_text"),
+        *shlex.split("-c:v:0 libx264 -pix_fmt:v:0 yuv420p -c:v:1 copy -disposition:v:1 attached_pic"),
+        source,
+    )
+    there_and_back(source, tmp_path / "back.mp4", tmp_path / "back.mov")
+    assert caplog.text.count("left out") == caplog.text.count("cover art; keep the original") == 2
+    assert [codec for _, codec, _, _ in streams_of(source)] == ["aac", "mov_text"]
+    for suffix in (".mp4", ".mov"):
+        assert streams_of(tmp_path / f"back{suffix}") == streams_of(source)
+        with open_source(tmp_path / f"back{suffix}") as video:
+            assert [chapter.title for chapter in video.info.chapters] == ["One", "Two"]
+    there_and_back(source, tmp_path / "back.mkv")
+    assert "mov_text does not fit into matroska and is left out; an .mp4 may hold it" in caplog.text
+
+
+def test_web_film_with_captions(inputs, tmp_path: Path) -> None:
+    source = tmp_path / "web.webm"
+    options = "-pix_fmt yuv420p " + VP9 + "-c:a libopus -c:s webvtt"
+    ffmpeg(*inputs["pictures"], *inputs["sound"], *inputs["words"], *shlex.split(options), source)
+    there_and_back(source, tmp_path / "back.mkv")
+    assert streams_of(tmp_path / "back.mkv") == streams_of(source)
+    assert streams_of(source)[1][:2] == ("subtitle", "webvtt")
+
+
+def test_chapters_move_with_the_start(inputs, tmp_path: Path) -> None:
+    source, chapters = tmp_path / "late.mkv", tmp_path / "chapters.txt"
+    chapters.write_text(CHAPTERS.replace("=0\n", "=100000\n").replace("=300\n", "=100300\n").replace("600", "100600"))
+    late = "-map 0 -map_chapters 1 -output_ts_offset 100 -c:v ffv1 -pix_fmt yuv420p"
+    ffmpeg(*inputs["pictures"], *inputs["chapters"], *shlex.split(late), source)
+    with open_source(source) as video:
+        assert next(video.frames()).pts == 0
+        assert [c.start * c.time_base for c in video.info.chapters] == [0, Fraction(3, 10)]
+
+
+def test_second_video_is_named(inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = tmp_path / "two.mkv"
+    ffmpeg(*inputs["pictures"], *inputs["pictures"], *shlex.split("-map 0 -map 1 -c:v ffv1 -pix_fmt yuv420p"), source)
+    there_and_back(source, tmp_path / "back.mkv")
+    assert "1 further video streams are left out: an .sdv holds one" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["mov", "mxf"])
+def test_timecode_comes_along(inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str) -> None:
+    source, target = tmp_path / f"source.{suffix}", tmp_path / "back.mov"
+    ffmpeg(*inputs["pictures"], *shlex.split("-pix_fmt yuv422p " + MPEG2 + "-timecode 01:02:03:04"), source)
+    info = there_and_back(source, target)
+    assert info.metadata["timecode"] == "01:02:03:04" and not caplog.records
+    with av.open(str(target)) as container:
+        assert [stream.metadata["timecode"] for stream in container.streams.data] == ["01:02:03:04"]
+
+
+@pytest.mark.parametrize(
+    ("timecode", "rate", "kept"),
+    [
+        ("01:02:03:04", 25, True),
+        ("01:02:03;04", Fraction(30000, 1001), True),
+        ("01:02:03;04", 25, False),
+        ("01:02:03:04", 60000, False),
+        ("half past nine", 25, False),
+        ("", 25, False),
+    ],
+)
+def test_timecode_that_makes_no_sense_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, timecode: str, rate: Fraction, kept: bool
+) -> None:
+    info = StreamInfo(96, 64, Fraction(1, 90000), rate=Fraction(rate), metadata={"TimeCode": timecode})
+    with open_sink(tmp_path / "out.mp4", info) as sink:
+        sink.write(Frame(0, 3600, Picture(*synthesise(96, 64, 1)[0])))
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert len(container.streams.data) == kept
+    assert ("is left out: it does not fit" in caplog.text) == (not kept)
+
+
+# --- what the matrix found ----------------------------------------------------------------------------------
+
+
+def test_rate_of_dv_is_not_that_of_its_clock(tmp_path: Path) -> None:
+    with open_source(make(KINDS["camera-dv"], tmp_path)) as video:
+        assert video.info.rate == 25
+
+
+def test_sound_hidden_by_an_edit_list_stays_hidden_in_matroska(tmp_path: Path) -> None:
+    source = make(KINDS["phone-trimmed"], tmp_path)
+    there_and_back(source, tmp_path / "back.mkv")
+    with av.open(str(source)) as container:
+        hidden = sum(packet.is_discard for packet in container.demux(audio=0))
+    assert hidden > 10
+    with av.open(str(tmp_path / "back.mkv")) as container:
+        first = next(container.decode(audio=0))
+        assert -2 * 1024 / 48000 < first.time <= 0
+
+
+def test_report_knows_what_the_packets_take_of_a_file_that_starts_late(tmp_path: Path) -> None:
+    with open_source(make(KINDS["tv-near-the-clock's-end"], tmp_path)) as video:
+        packets = video.packets()
+        assert [frame.pts in packets for frame in video.frames()] == [True] * 15
