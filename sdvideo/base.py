@@ -18,7 +18,7 @@ import av
 from av.video.frame import PictureType
 
 from .colour import planes_of, to_frame
-from .errors import DamagedError, SinkError
+from .errors import DamagedError, SettingError, SinkError
 from .group import KEY, PREDICTED, CodedFrame, put_varint, take_varint
 from .header import SCALES
 from .picture import Colour, Frame, Picture
@@ -31,6 +31,7 @@ DELIMITER = b"\x12\x00"  # the OBU that begins a temporal unit
 
 _MOST_OBUS = 64  # in a unit; SVT-AV1 makes 7
 _STEPS = 80  # values of the step byte for each scale
+_MOST_LINES = 8704  # that SVT-AV1 takes; 16384 wide is no trouble
 _LEAST_SIDE = 64  # pixels that SVT-AV1 needs; smaller pictures are scaled up to it
 _RATE = 25  # of the AV1 streams, whose times nobody reads
 # Key frames only where groups begin. Quality that differs less between the layers of a mini-GOP flickers less (8 % less
@@ -115,8 +116,14 @@ class Base:
 
 
 def encode_base(pictures: Sequence[Picture], scale: Fraction, crf: float, effort: int) -> Base:
-    """Code one closed group. crf: LOWEST_CRF to HIGHEST_CRF, in quarters; effort: a preset of SVT-AV1."""
+    """Code one closed group. crf: LOWEST_CRF to HIGHEST_CRF, in quarters; effort: a preset of SVT-AV1.
+
+    Raises SettingError for pictures that are higher than it takes.
+    """
     width, height = base_size(pictures[0].width, pictures[0].height, scale)
+    if height > _MOST_LINES:
+        size = f"{pictures[0].width}x{pictures[0].height}"
+        raise SettingError(f"{size} is too high for an AV1 base, of {_MOST_LINES} lines at most; give base none")
     os.environ.setdefault("SVT_LOG", "0")  # what goes wrong is raised; it would talk of all else
     encoder = av.CodecContext.create("libsvtav1", "w")
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"

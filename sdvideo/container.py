@@ -104,6 +104,7 @@ from .layout import (
     END_SIZE,
     End,
     GroupEntry,
+    GroupTable,
     Piece,
     pack_end,
     pack_index,
@@ -287,10 +288,10 @@ class Reader:
                         self.lost = found.lost
                     elif found.lost:
                         self.groups = tuple(entry for entry in self.groups if entry.first < found.lost[0].first)
+                    self.frame_count = sum(entry.frames for entry in self.groups)
             except BaseException:
                 self._file.close()
                 raise
-        self.frame_count = sum(entry.frames for entry in self.groups)
 
     def _open_by_index(self) -> bool:
         """Take groups and pieces from the index; False, and nothing taken, if there is none to be trusted."""
@@ -304,21 +305,19 @@ class Reader:
             if index is None or index.kind != INDEX or index.end != last.offset:
                 return False
             groups = unpack_index(chunks.load(index).payload, self._start, index.offset)
-            if (end.frames, end.groups) != (sum(entry.frames for entry in groups), len(groups)):
+            if (end.frames, end.groups) != (groups[-1].first + groups[-1].frames if groups else 0, len(groups)):
                 return False
             self._pieces = self._walk_gaps(groups, index.offset)
         except DamagedError:
             return False
-        self.groups, self.complete, self.damage = tuple(groups), True, ()
+        self.groups, self.complete, self.damage, self.frame_count = groups, True, (), end.frames
         return True
 
-    def _walk_gaps(self, groups: list[GroupEntry], end: int) -> tuple[Chunk, ...]:
+    def _walk_gaps(self, groups: GroupTable, end: int) -> tuple[Chunk, ...]:
         """The track pieces between the groups. Raises DamagedError if something else hides there."""
         pieces = []
-        starts = [self._start, *(entry.end for entry in groups)]
-        ends = [*(entry.offset for entry in groups), end]
-        for start, stop in zip(starts, ends):
-            for chunk in self._chunks.walk(start, stop) if start < stop else ():
+        for start, stop in groups.gaps(self._start, end):
+            for chunk in self._chunks.walk(start, stop):
                 if chunk.kind == TRACK:
                     pieces.append(chunk)
                     continue

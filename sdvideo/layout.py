@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from .chunk import MAX_PAYLOAD, OVERHEAD, ChunkFile
 from .errors import DamagedError, FormatError
-from .group import MAX_FRAMES, MAX_TIME, put_svarint, put_varint, take_svarint, take_varint
+from .group import MAX_FRAMES, MAX_TIME, put_svarint, put_varint
 from .header import Header, pack_header, unpack_header
 
 MAGIC = bytes.fromhex("89 53 44 56 0D 0A 1A 0A")
@@ -20,6 +22,9 @@ MAJOR, MINOR = 1, 0
 MAX_HEADER = 2**20
 MAX_PIECE = 2**20
 ANYWHERE = 2**62  # the limit of an index whose file is not what it was
+
+_FIELDS = 5  # numbers an entry of the index has
+_WINDOW = 2**18  # bytes of the index that are looked at together
 
 _PREAMBLE = struct.Struct("<8sHHI")
 _CRC = struct.Struct("<I")
@@ -128,28 +133,89 @@ def pack_index(entries: Sequence[GroupEntry], start: int) -> bytes:
     return bytes(index)
 
 
-def unpack_index(payload: bytes, start: int, limit: int) -> list[GroupEntry]:
+class GroupTable(Sequence):
+    """GroupEntries that become one each only when asked for: opening a file takes no time for those that nobody reads.
+
+    columns: int64 [6, groups], the fields of the entries.
+    """
+
+    def __init__(self, columns: np.ndarray) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return self.columns.shape[1]
+
+    def __getitem__(self, number: int | slice) -> GroupEntry | GroupTable:
+        if isinstance(number, slice):
+            return GroupTable(self.columns[:, number])
+        return GroupEntry(*self.columns[:, number].tolist())
+
+    def __iter__(self) -> Iterator[GroupEntry]:
+        return map(GroupEntry._make, zip(*self.columns.tolist()))
+
+    def gaps(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Where there is something before, between and behind the groups, from offset `start` to `end`."""
+        offsets, sizes = self.columns[:2]
+        begins, ends = np.concatenate([[start], offsets + OVERHEAD + sizes]), np.concatenate([offsets, [end]])
+        apart = begins < ends
+        return list(zip(begins[apart].tolist(), ends[apart].tolist()))
+
+
+def unpack_index(payload: bytes, start: int, limit: int) -> GroupTable:
     """The entries of an index whose groups lie between the offsets `start` and `limit`.
 
     Raises DamagedError if they do not; as each takes its room, no more entries than fit in the file.
     """
-    entries: list[GroupEntry] = []
-    at, end, first, last_start, end_pts = 0, start, 0, -MAX_TIME - 1, 0
-    while at < len(payload):
-        gap, at = take_varint(payload, at)
-        size, at = take_varint(payload, at)
-        frames, at = take_varint(payload, at)
-        pause, at = take_svarint(payload, at)
-        span, at = take_varint(payload, at)
-        start_pts = end_pts + pause
-        entry = GroupEntry(end + gap, size, first, frames, start_pts, start_pts + span)
-        end += gap + OVERHEAD + size
-        in_order = last_start < start_pts <= MAX_TIME and frames - 1 <= span <= 3 * MAX_TIME
-        if end > limit or not 1 <= frames <= min(MAX_FRAMES, size) or size > MAX_PAYLOAD or not in_order:
-            raise DamagedError(f"entry {len(entries)} of the index is impossible")
-        entries.append(entry)
-        first, last_start, end_pts = first + frames, start_pts, start_pts + span
-    return entries
+    data, at = np.frombuffer(payload, np.uint8), 0
+    parts, last = [], GroupEntry(0, 0, 0, 0, -MAX_TIME - 1, 0)
+    while at < len(data):
+        numbers, size = _take_numbers(data[at : at + _WINDOW])
+        part = _place_groups(numbers, start, last)
+        _check_groups(part, numbers, limit, last, sum(len(part[0]) for part in parts))
+        parts.append(part)
+        last, at = GroupEntry(*part[:, -1].tolist()), at + size
+        start = last.end
+    return GroupTable(np.concatenate(parts, axis=1) if parts else np.empty((6, 0), np.int64))
+
+
+def _take_numbers(data: np.ndarray) -> tuple[np.ndarray, int]:
+    """The whole entries at the start of some bytes, as varints: int64 [entries, 5]; and the bytes they take."""
+    ends = np.flatnonzero(data < 128) + 1
+    ends = ends[: len(ends) // _FIELDS * _FIELDS]
+    starts = np.concatenate([[0], ends[:-1]])
+    sizes = ends - starts
+    if not len(ends) or sizes.max() > 9:
+        raise DamagedError("a number of the index is cut off or longer than 9 bytes")
+    if ((data[ends - 1] == 0) & (sizes > 1)).any():
+        raise DamagedError("a number of the index is not in its shortest form")
+    numbers = (data[starts] & 127).astype(np.int64)
+    for place in range(1, sizes.max()):
+        longer = np.flatnonzero(sizes > place)
+        numbers[longer] |= (data[starts[longer] + place] & 127).astype(np.int64) << 7 * place
+    return numbers.reshape(-1, _FIELDS), int(ends[-1])
+
+
+def _place_groups(numbers: np.ndarray, start: int, last: GroupEntry) -> np.ndarray:
+    """Entries as they are stored -> columns of a GroupTable, after the entry `last`, which ends at offset `start`."""
+    gaps, sizes, frames, pauses, spans = numbers.T
+    pauses = (pauses >> 1) ^ -(pauses & 1)
+    ends = start + np.cumsum(gaps + OVERHEAD + sizes)
+    firsts = last.first + last.frames + np.cumsum(frames) - frames
+    end_pts = last.end_pts + np.cumsum(pauses + spans)
+    return np.stack([ends - sizes - OVERHEAD, sizes, firsts, frames, end_pts - spans, end_pts])
+
+
+def _check_groups(part: np.ndarray, numbers: np.ndarray, limit: int, last: GroupEntry, before: int) -> None:
+    """Raises DamagedError for the first impossible one of some columns. before: how many entries there were."""
+    # Up to the first impossible entry no sum here can have overflowed, and in that one it gives something impossible.
+    offsets, sizes, _, frames, starts, _ = part
+    gaps, spans = numbers[:, 0], numbers[:, 4]
+    earlier = np.concatenate([[last.start_pts], starts[:-1]])
+    good = (gaps <= limit) & (sizes <= MAX_PAYLOAD) & (offsets >= 0) & (offsets + OVERHEAD + sizes <= limit)
+    good &= (frames >= 1) & (frames <= np.minimum(MAX_FRAMES, sizes))
+    good &= (earlier < starts) & (starts <= MAX_TIME) & (frames - 1 <= spans) & (spans <= 3 * MAX_TIME)
+    if not good.all():
+        raise DamagedError(f"entry {before + int(np.argmin(good))} of the index is impossible")
 
 
 def pack_end(end: End) -> bytes:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 BLOCK = 16
+_LEAST = 32  # pixels a side that DIS needs
 LIMIT = 1023  # quarter pixels, either way
 
 # How much of a sample its own block says, in sixteenths; the rest is its neighbour's.
@@ -93,7 +94,7 @@ class Estimator:
         """
         rows, columns = self._last.shape[1:]
         search = _Search(current, reference, penalty)
-        flow = self._dis.calc(current, reference, None)
+        flow = self._dis.calc(_grown(current), _grown(reference), None)[: current.shape[0], : current.shape[1]]
         flow = flow.reshape(rows, BLOCK, columns, BLOCK, 2)[:, 4:12, :, 4:12].mean((1, 3)).transpose(2, 0, 1)
         search.propose(_whole(flow * 4))
         search.propose(np.zeros_like(self._last))
@@ -144,6 +145,12 @@ class _Search:
         """About what each vector takes to code, given what the coder expects."""
         off = np.abs(field - self.expected, dtype=np.float32)
         return np.where(off > 0, 2.5 + 2 * np.log2(np.maximum(off, 1)), 0.3).sum(0)
+
+
+def _grown(luma: np.ndarray) -> np.ndarray:
+    """The picture as large as DIS needs, its last row and column repeated: narrow bands it would scale to nothing."""
+    down, right = (max(0, _LEAST - side) for side in luma.shape)
+    return cv2.copyMakeBorder(luma, 0, down, 0, right, cv2.BORDER_REPLICATE) if down or right else luma
 
 
 def _whole(field: np.ndarray) -> np.ndarray:

@@ -6,8 +6,8 @@ import math
 import os
 import tempfile
 import threading
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
@@ -18,7 +18,7 @@ import numpy as np
 
 from .ahead import ahead
 from .base import BaseDecoder, unpack_step
-from .container import KEY, PREDICTED, CodedFrame, Damage, Reader
+from .container import KEY, PREDICTED, CodedFrame, Damage, GroupEntry, Reader
 from .errors import DamagedError, FormatError, SettingError
 from .header import MAX_AREA, Header
 from .models import add_denoiser, load_model, load_restorer
@@ -162,8 +162,9 @@ class VideoReader:
         self._symbols: FrameSymbols | Traced | None = None
         self._cursor = _Cursor()
         self._latents: _Latents | None = None
-        self._groups = sorted([*self._reader.groups, *self._reader.lost], key=lambda entry: entry.first)
-        self._starts = np.array([entry.first for entry in self._groups], np.int64)
+        self._groups: Sequence[GroupEntry] = self._reader.groups
+        if self._reader.lost:
+            self._groups = sorted([*self._reader.groups, *self._reader.lost], key=_first)
         self._lost = {entry.first: number for number, entry in enumerate(self._reader.lost)}
         self.unheard: list[str] = []  # what track_files had to leave out, in words
         self._broken: dict[int, int] = {}  # of groups that do not decode: the place of the frame that does not
@@ -325,14 +326,14 @@ class VideoReader:
     def _read(self, group: int) -> tuple[CodedFrame, ...]:
         if self._is_lost(group):
             raise DamagedError(f"{self._reader.path}: group {group} is lost")
-        number = bisect_left(self._reader.groups, self._groups[group].first, key=lambda entry: entry.first)
+        number = bisect_left(self._reader.groups, self._groups[group].first, key=_first)
         with self._lock:
             return self._reader.read_group(number).frames
 
     def _place(self, number: int) -> tuple[int, int]:
         """The group of a frame, and which of its frames it is."""
-        group = int(np.searchsorted(self._starts, number, side="right")) - 1
-        return group, number - int(self._starts[group])
+        group = bisect_right(self._groups, number, key=_first) - 1
+        return group, number - self._groups[group].first
 
     def _new_parser(self) -> Callable[[CodedFrame], Picture | FrameSymbols]:
         """What decodes the integers of frame after frame; only those of the embedded model take a network."""
@@ -423,6 +424,10 @@ class VideoReader:
         else:
             self.unheard.append(f"track file {blob} is damaged, {left_out} of its packets are left out")
         return files
+
+
+def _first(entry: GroupEntry) -> int:
+    return entry.first
 
 
 def _new_latent_decoder(header: Header) -> FrameDecoder:

@@ -172,7 +172,7 @@ def _take_piece(found: Found, tally: Tally) -> Iterator[Damage]:
 def _indexed(tally: Tally, index: Found | None, start: int, file_size: int) -> list[GroupEntry] | None:
     """The groups in the index that are not in the file, or None if there is no index that fits to what is."""
     try:
-        entries = unpack_index(index.payload, start, ANYWHERE) if index else []
+        entries = list(unpack_index(index.payload, start, ANYWHERE)) if index else []
     except DamagedError:
         return None
     there = {entry[2:]: last for entry, last in zip(tally.entries, tally.last_pts)}
