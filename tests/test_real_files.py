@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import sys
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -545,3 +546,14 @@ def test_report_knows_what_the_packets_take_of_a_file_that_starts_late(tmp_path:
     with open_source(make(KINDS["tv-near-the-clock's-end"], tmp_path)) as video:
         packets = video.packets()
         assert [frame.pts in packets for frame in video.frames()] == [True] * 15
+
+
+def test_pipe_counts_from_where_it_begins(tmp_path: Path) -> None:
+    source, coded = make(KINDS["tv-near-the-clock's-end"], tmp_path), tmp_path / "coded.sdv"
+    with source.open("rb") as stream:
+        command = (sys.executable, "-m", "sdvideo", "encode", "-", "-o", str(coded), "--preset", "fast")
+        assert subprocess.run(command, stdin=stream, capture_output=True).returncode == 0
+    sdvideo.decode(coded, tmp_path / "back.mp4")
+    before, after = see(source), see(tmp_path / "back.mp4")
+    assert after.begin == 0 and len(after.times) == 15
+    assert abs((after.pings[0] - after.times[0]) - (before.pings[0] - before.times[0])) <= 0.001
