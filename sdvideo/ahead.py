@@ -1,14 +1,17 @@
-"""Run a stage in a thread of its own, a few items ahead of the one that takes from it."""
+"""Stages in threads of their own: one a few items ahead of what takes from it, or one several times side by side."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 _END = object()
 
 
@@ -16,9 +19,11 @@ _END = object()
 def ahead(items: Iterable[Item], most: int = 4) -> Iterator[Iterator[Item]]:
     """Iterate over `items` in a thread, at most `most` items ahead.
 
+    Iterating begins here: what it takes to begin, such as importing torch, can be interrupted in the main thread only.
     An error in the thread is raised where its item would have come. Leaving the context stops the thread at its next
     item and waits for it, so that what the items come from can be closed.
     """
+    items = iter(items)
     ready: queue.Queue = queue.Queue(most)
     stop = threading.Event()
 
@@ -56,3 +61,21 @@ def ahead(items: Iterable[Item], most: int = 4) -> Iterator[Iterator[Item]]:
     finally:
         stop.set()
         thread.join()
+
+
+def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[tuple[Item, Result]]:
+    """Each item with what the work on it gives, in order; up to `workers` items are in work, and no more are held.
+
+    An error is raised where its result would have come. Who leaves earlier does not wait for what is in work.
+    """
+    pool, in_work = ThreadPoolExecutor(workers), deque()
+    try:
+        for item in items:
+            in_work.append((item, pool.submit(work, item)))
+            if len(in_work) == workers:
+                item, result = in_work.popleft()
+                yield item, result.result()
+        for item, result in in_work:
+            yield item, result.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -9,7 +9,7 @@ import ctypes
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -18,9 +18,11 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .batch import CODED, PICTURES, VIDEOS, check_places, gather, is_batch
 from .console import Progress, clock, put, put_json, say, set_up
 from .errors import OutputExists, SdvError, SettingError
-from .output import check_output
+from .interruption import ends_soon
+from .output import is_folder, make_folder
 from .settings import (
     BASES,
     DEFAULT_MODEL,
@@ -32,6 +34,8 @@ from .settings import (
     EncodeSettings,
     parse_amount,
 )
+
+log = logging.getLogger("sdvideo")
 
 _ARENA_MAX = -8  # M_ARENA_MAX of glibc's malloc.h
 
@@ -65,10 +69,11 @@ def _share_heap() -> None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _told(interrupted: str = "interrupted") -> Iterator[None]:
     """Errors of a command as one line on standard error and an exit code; tracebacks with SDVIDEO_DEBUG=1."""
     try:
-        yield
+        with ends_soon(interrupted):
+            yield
     except (typer.Exit, SystemExit):
         raise
     except BaseException as error:
@@ -78,13 +83,11 @@ def _told() -> Iterator[None]:
             # Whoever read our output has seen enough. Python would complain once more on its way out.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
-        logging.getLogger("sdvideo").error("%s", " ".join(_words(error).split()))
+        log.error("%s", " ".join(_words(error).split()))
         raise typer.Exit(_exit_code(error)) from None
 
 
 def _words(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return str(error) or "interrupted"
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "not enough memory" in str(error):
         return "out of memory; a smaller video, --device cpu or a lighter model may fit"
     if isinstance(error, SdvError):
@@ -93,8 +96,6 @@ def _words(error: BaseException) -> str:
 
 
 def _exit_code(error: BaseException) -> int:
-    if isinstance(error, KeyboardInterrupt):
-        return 130
     return error.exit_code if isinstance(error, SdvError) else 1
 
 
@@ -139,13 +140,61 @@ No = Annotated[bool, typer.Option("-n", "--no", help="If the output exists, leav
 File = Annotated[Path, typer.Argument(metavar="IN.sdv", help="An .sdv file.", show_default=False)]
 
 
-def _kept(error: OutputExists, source: str, skip: bool, json: bool) -> None:
-    """The output exists: that ends a command well with -n, and with an error without."""
-    if not skip:
-        raise error
-    say(f"{source}: left out, its output exists")
-    if json:
-        put_json("skipped", source=source)
+# --- one input or many --------------------------------------------------------------------------------------
+
+Done = tuple[str, dict]  # what became of an input: "OUT: in words", and as JSON values
+
+
+def _sources(inputs: list[str], suffixes: frozenset[str], many: bool, output: str | None, suffix: str) -> list[str]:
+    """The files to work on, when what can be refused at once has been."""
+    sources = gather(inputs, suffixes)
+    if many:
+        check_places(sources, output, suffix)
+    if output not in (None, "-") and is_folder(output):
+        make_folder(output)
+    return sources
+
+
+def _each(
+    command: str,
+    task: str,
+    sources: list[str],
+    many: bool,
+    work: Callable[[str, Progress], Done],
+    skip: bool,
+    json: bool,
+) -> None:
+    """Do the work on every source. Of many, those that fail are listed at the end, which is then one with exit code 1.
+
+    skip: an output that exists is no failure.
+    """
+    failed = []
+    for number, source in enumerate(sources, 1):
+        try:
+            with Progress(f"{task} {number}/{len(sources)} {Path(source).name}" if many else task) as progress:
+                done, facts = work(source, progress)
+        except Exception as error:
+            if skip and isinstance(error, OutputExists):
+                say(f"{source}: left out, its output exists")
+                if json:
+                    put_json("skipped", source=source)
+                continue
+            if not many or _is_closed_pipe(error) or os.environ.get("SDVIDEO_DEBUG") == "1":
+                raise
+            why = " ".join(_words(error).split()).removeprefix(f"{source}: ")
+            failed.append(f"{source}: {why}")
+            say(f"{failed[-1]}; going on")
+            if json:
+                put_json("failed", source=source, error=why, exit_code=_exit_code(error))
+            continue
+        say(f"{source} -> {done}")
+        if json:
+            put_json(command, source=source, **facts)
+    if failed:
+        log.error("%d of %d failed:", len(failed), len(sources))
+        for line in failed:
+            log.error("%s", line)
+        raise typer.Exit(1)
 
 
 # --- commands -----------------------------------------------------------------------------------------------
@@ -157,15 +206,19 @@ def _every(version: Version = False, quiet: Quiet = False, verbose: Verbose = Fa
 
 
 @app.command(epilog="Example: sdvideo encode clip.mp4    clip.mp4 -> clip.sdv")
-@_told()
+@_told(interrupted="interrupted; the same command with --resume goes on from here")
 def encode(
-    source: Annotated[
-        str,
-        typer.Argument(metavar="IN", help="A video, picture or animation; - is standard input.", show_default=False),
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IN...",
+            help="Videos, pictures and animations, or folders of them; - is standard input.",
+            show_default=False,
+        ),
     ],
     output: Annotated[
         str | None,
-        typer.Option("-o", "--output", metavar="OUT.sdv", help="By default the input's name with .sdv."),
+        typer.Option("-o", "--output", metavar="OUT.sdv|DIR/", help="By default the input's name with .sdv."),
     ] = None,
     quality: Annotated[
         float | None,
@@ -208,6 +261,14 @@ def encode(
     ] = "uniform",
     device: Device = "auto",
     keyint: Annotated[int, typer.Option(metavar="N", help="The most frames between key frames.")] = 64,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Groups of an AV1 base to code side by side; the file is the same. If not given, one for each core.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted call of the same command stopped.")
     ] = False,
@@ -217,7 +278,7 @@ def encode(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Encode a video, or a picture, into an .sdv file."""
+    """Encode videos and pictures into .sdv files."""
     _exclude(yes, "-y", no, "-n")
     settings = EncodeSettings(
         quality=quality,
@@ -230,38 +291,36 @@ def encode(
         device=device,
         scale=scale,
         quantizer=quantizer,
+        workers=workers,
     )
     if output == "-":
         raise SettingError("an .sdv goes into a file, not to standard output; name it with -o")
-    try:
-        if output is not None:
-            check_output(Path(output), source, yes)  # at once: importing torch takes seconds
+
+    def work(source: str, progress: Progress) -> Done:
         from . import encoding
 
-        with Progress("Encoding") as progress:
-            result = encoding.encode(
-                source, output, overwrite=yes, resume=resume, progress=progress, **asdict(settings)
-            )
-    except OutputExists as error:
-        return _kept(error, source, no, json)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted; the same command with --resume goes on from here") from None
-    done = f"{_frames(result.frames)}, {result.bytes:,} bytes in {clock(result.seconds)}"
-    say(f"{source} -> {result.path}: {done}")
-    if json:
-        put_json("encode", source=source, **asdict(result) | {"path": str(result.path)})
+        result = encoding.encode(source, output, overwrite=yes, resume=resume, progress=progress, **asdict(settings))
+        done = f"{_frames(result.frames)}, {result.bytes:,} bytes in {clock(result.seconds)}"
+        return f"{result.path}: {done}", asdict(result) | {"path": str(result.path)}
+
+    many = is_batch(inputs)
+    sources = _sources(inputs, VIDEOS | PICTURES, many, output, ".sdv")
+    # Of many, those that were done before an interruption are there when the call goes on.
+    _each("encode", "Encoding", sources, many, work, no or (many and resume and not yes), json)
 
 
 @app.command(epilog="Example: sdvideo decode clip.sdv    clip.sdv -> clip.decoded.mp4")
 @_told()
 def decode(
-    source: File,
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="IN.sdv...", help=".sdv files, or folders of them.", show_default=False)
+    ],
     output: Annotated[
         str | None,
         typer.Option(
             "-o",
             "--output",
-            metavar="OUT",
+            metavar="OUT|DIR/",
             help=".mp4 .mkv .mov or .y4m, for one frame .png .jpg or .webp; - is standard output. By default IN with "
             ".decoded.mp4, or .decoded.png for one frame.",
         ),
@@ -297,7 +356,7 @@ def decode(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Decode an .sdv file into a video, with its sound and subtitles, or one frame into a picture."""
+    """Decode .sdv files into videos, with their sound and subtitles, or one frame into a picture."""
     _exclude(yes, "-y", no, "-n")
     _exclude(lossless, "--lossless", crf is not None, "--crf")
     _exclude(json, "--json", output == "-", "-o -")
@@ -307,34 +366,23 @@ def decode(
     _exclude(preview, "--preview", tolerant, "--tolerant")
     if denoiser is not None and denoise is None:
         raise SettingError("--denoiser does nothing without --denoise N")
-    try:
-        if output not in (None, "-"):
-            check_output(Path(output), source, yes)
+
+    def work(source: str, progress: Progress) -> Done:
         from . import decoding
 
-        with Progress("Decoding") as progress:
-            if preview:
-                result = decoding.preview(source, output, overwrite=yes, progress=progress)
-            else:
-                result = decoding.decode(
-                    source,
-                    output,
-                    overwrite=yes,
-                    lossless=lossless,
-                    tolerant=tolerant,
-                    model=model,
-                    device=device,
-                    denoise=denoise or 0,
-                    denoiser=denoiser,
-                    progress=progress,
-                    crf=crf,
-                )
-    except OutputExists as error:
-        return _kept(error, str(source), no, json)
-    target = result.path or "standard output"
-    say(f"{source} -> {target}: {_frames(result.frames)} in {clock(result.seconds)}")
-    if json:
-        put_json("decode", source=str(source), **asdict(result) | {"path": str(result.path)})
+        options = {"overwrite": yes, "progress": progress}
+        if preview:
+            result = decoding.preview(source, output, **options)
+        else:
+            options |= {"lossless": lossless, "model": model, "device": device, "crf": crf}
+            options |= {"tolerant": tolerant, "denoise": denoise or 0, "denoiser": denoiser}
+            result = decoding.decode(source, output, **options)
+        done = f"{_frames(result.frames)} in {clock(result.seconds)}"
+        return f"{result.path or 'standard output'}: {done}", asdict(result) | {"path": str(result.path)}
+
+    many = is_batch(inputs)
+    sources = _sources(inputs, CODED, many, output, ".preview.mp4" if preview else ".decoded.mp4")
+    _each("decode", "Decoding", sources, many, work, no, json)
 
 
 @app.command(epilog="Example: sdvideo report clip.mp4 clip.sdv --html clip.html")

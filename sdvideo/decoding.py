@@ -21,7 +21,7 @@ from .ahead import ahead
 from .container import Damage
 from .errors import DamagedError, FormatError, ModelError, SettingError
 from .mux import open_copy, open_sink
-from .output import check_output, whole_file
+from .output import check_output, placed, whole_file
 from .reading import VideoReader
 
 log = logging.getLogger("sdvideo")
@@ -57,11 +57,10 @@ def decode(
     """Decode an .sdv file into a video, or a file of one frame into a picture.
 
     destination: .mp4, .mkv, .mov or .y4m, for one frame also .png, .jpg or .webp; "-" is standard output (fragmented
-    MP4); by default the source's name with .decoded.mp4, or .decoded.png for one frame without sound. model, denoise,
-    denoiser: see VideoReader. crf, lossless: of the H.264 the pictures are put into; a WebP can be lossless, too.
-    progress: called after every frame with (frames done, frames in all, 0, average frames per second or None). Raises
-    the errors of errors.py; a file that was cut short or is damaged leaves nothing under the final name.
-
+    MP4); by default, and in a folder, the source's name with .decoded.mp4, or .decoded.png for one frame without sound.
+    model, denoise, denoiser: see VideoReader. crf, lossless: of the H.264 the pictures are put into; a WebP can be
+    lossless, too. progress: called after every frame with (frames done, frames in all, 0, average frames per second or
+    None). Raises the errors of errors.py; a file that was cut short or is damaged leaves nothing under the final name.
     tolerant: make up for what is lost of such a file as VideoReader does, keep what is left of the sound, and log one
     warning that says what was lost; only a damaged header, or nothing left to show, is still an error.
     """
@@ -78,7 +77,7 @@ def decode(
         if destination is not None and os.fspath(destination) == "-":
             path = target = None
         else:
-            path = Path(destination) if destination is not None else default_output(source, video)
+            path = placed(destination, source, _usual_suffix(video))
             check_output(path, source, overwrite)
             target = stack.enter_context(whole_file(path))
         files = stack.enter_context(video.track_files())
@@ -130,8 +129,8 @@ def preview(
 ) -> DecodeResult:
     """Copy the AV1 base of an .sdv file into a video that any AV1 player shows, with the sound; nothing is decoded.
 
-    destination: .mp4, .mkv or .mov; by default the source's name with .preview.mp4. Raises the errors of errors.py, a
-    SettingError for a file without a base.
+    destination: .mp4, .mkv or .mov; by default, and in a folder, the source's name with .preview.mp4. Raises the
+    errors of errors.py, a SettingError for a file without a base.
     """
     begin = time.monotonic()
     with ExitStack() as stack:
@@ -139,7 +138,7 @@ def preview(
         if video.base != "av1":
             raise SettingError(f"{source} has no AV1 base to show; decode it")
         _require_whole(video, source)
-        path = Path(destination) if destination is not None else Path(source).with_suffix(".preview.mp4")
+        path = placed(destination, source, ".preview.mp4")
         check_output(path, source, overwrite)
         part = stack.enter_context(whole_file(path))
         files = stack.enter_context(video.track_files())
@@ -172,6 +171,5 @@ def verify(path: str | os.PathLike, *, device: str = "auto") -> list[Damage]:
     return sorted(damage, key=lambda one: one.offset)
 
 
-def default_output(source: str | os.PathLike, video: VideoReader) -> Path:
-    still = len(video) == 1 and not video.info.tracks
-    return Path(source).with_suffix(".decoded.png" if still else ".decoded.mp4")
+def _usual_suffix(video: VideoReader) -> str:
+    return ".decoded.png" if len(video) == 1 and not video.info.tracks else ".decoded.mp4"

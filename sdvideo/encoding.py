@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import __version__
-from .ahead import ahead
+from .ahead import ahead, side_by_side
 from .allocation import OneLevel, TargetBits, best_base, level_of
+from .base import Base
 from .container import KEY, CodedFrame, Group, Header, Reader, Writer
 from .demux import Source, open_source
 from .errors import FormatError, SettingError
 from .models import load_model, restorer_id
-from .output import check_output, whole_file
+from .output import check_output, placed, whole_file
 from .picture import Frame, StreamInfo
 from .rate import ConstantQuality, OneStep, TargetSize, best_scale, step_index
 from .scaling import scaled, scaled_size
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # torch takes seconds
     from .loop import FrameEncoder
 
 _PIECE = 1 << 20
+_ROOM = 1 << 30  # bytes for the pictures of groups that are coded side by side
 Progress = Callable[[int, "int | None", int, "Fraction | None"], None]
 
 
@@ -59,14 +61,14 @@ def encode(
 ) -> EncodeResult:
     """Encode a video into an .sdv file.
 
-    source: a path, or "-" for standard input. destination: by default the source's name with .sdv. settings: the
-    fields of EncodeSettings. resume: go on from what an interrupted call left beside the destination. progress: called
-    after every frame, with an AV1 base after every group, with (frames done, frames in all or None, bytes of video so
-    far, average frames per second or None). Raises the errors of errors.py.
+    source: a path, or "-" for standard input. destination: by default, and in a folder, the source's name with .sdv.
+    settings: the fields of EncodeSettings. resume: go on from what an interrupted call left beside the destination.
+    progress: called after every frame, with an AV1 base after every group, with (frames done, frames in all or None,
+    bytes of video so far, average frames per second or None). Raises the errors of errors.py.
     """
     begin = time.monotonic()
     chosen = EncodeSettings(**settings)
-    path = Path(destination) if destination is not None else default_output(source)
+    path = placed(destination, source, ".sdv")
     check_output(path, source, overwrite)
     with open_source(source) as video, whole_file(path, keep_interrupted=True) as part:
         total = video.count_frames()
@@ -157,19 +159,32 @@ class _BaseWay:
         """Code the frames that follow those in the store, within bits if given."""
         info, settings = self._info, self._settings
         if bits is None:
-            allocation = OneLevel(level_of(settings.quality))
+            allocation, workers = (
+                OneLevel(level_of(settings.quality)),
+                settings.workers or _fitting(info, settings.keyint),
+            )
         else:
             left = bits - sum(8 * len(frame.data) for frame in store.earlier)
             step = store.earlier[-1].step if store.earlier else None
-            allocation = TargetBits(left, total - store.frames, info.width * info.height, step)
+            allocation, workers = TargetBits(left, total - store.frames, info.width * info.height, step), 1
         fixed = settings.scale and Fraction(settings.scale)
-        for shot in shots(frames, settings.keyint):
-            pictures = [frame.picture for frame in shot]
-            base = allocation.code(
-                len(shot), lambda level, scale, shown=pictures: best_base(shown, level, settings.preset, fixed or scale)
+
+        def code(shot: list[Frame]) -> Base:
+            shown = [frame.picture for frame in shot]
+            return allocation.code(
+                len(shot), lambda level, scale: best_base(shown, level, settings.preset, fixed or scale)
             )
+
+        for shot, base in side_by_side(code, shots(frames, settings.keyint), workers):
             progress(store.frames + len(shot), total, store.video_size + base.bits // 8, info.rate)
             yield Group(store.frames, base.coded(shot))
+
+
+def _fitting(info: StreamInfo, keyint: int) -> int:
+    """How many groups to code side by side: one for each core, but no more pictures than have room in memory."""
+    pictures = keyint * info.width * info.height * 3 // 2
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, _ROOM // pictures))
 
 
 _WAYS = {"none": _LatentWay, "av1": _BaseWay}
@@ -226,15 +241,9 @@ class _Store:
         self._writer.file.close()
 
 
-def default_output(source: str | os.PathLike) -> Path:
-    if os.fspath(source) == "-":
-        raise SettingError("input from a pipe has no name to call the output by; give one with -o")
-    return Path(source).with_suffix(".sdv")
-
-
 def _header(video: Source, way: _LatentWay | _BaseWay, settings: EncodeSettings) -> Header:
     # On a short clip every byte shows: what has its default value, or stands elsewhere in the header, is left out.
-    usual = {"device": settings.device, "base": settings.base, "model": settings.model}
+    usual = {name: getattr(settings, name) for name in ("device", "base", "model", "workers")}
     usual = {one.name: usual.get(one.name, one.default) for one in fields(settings)}
     kept = {name: value for name, value in asdict(settings).items() if value != usual[name]}
     return Header(

@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
+import atexit
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import OutputExists, SettingError, SinkError
+
+try:
+    import fcntl
+except ImportError:  # Windows, which does not let a file go that somebody writes
+    fcntl = None
+
+
+def is_folder(name: str | os.PathLike) -> bool:
+    """Is an output a folder for results, because it is one or ends with a slash?"""
+    return Path(name).is_dir() or os.fspath(name).endswith(("/", os.sep))
+
+
+def named(source: str | os.PathLike, suffix: str) -> Path:
+    """What a result is called if no name is given: as its source, with another suffix. Raises SettingError."""
+    if os.fspath(source) == "-":
+        raise SettingError("input from a pipe has no name to call the output by; give one with -o")
+    return Path(source).with_suffix(suffix)
+
+
+def placed(output: str | os.PathLike | None, source: str | os.PathLike, suffix: str) -> Path:
+    """Where a result goes: by default beside its source, into a folder under the same name."""
+    if output is not None and not is_folder(output):
+        return Path(output)
+    usual = named(source, suffix)
+    return usual if output is None else Path(output) / usual.name
+
+
+def make_folder(output: str) -> None:
+    """Make the folder for results, if it is not there. Raises SinkError."""
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SinkError(f"{output}: {error.strerror or error}") from error
 
 
 def check_output(path: Path, source: str | os.PathLike, overwrite: bool) -> None:
@@ -31,9 +68,15 @@ def part_of(path: Path) -> Path:
 def whole_file(path: Path, *, keep_interrupted: bool = False) -> Iterator[Path]:
     """Yield the place to write to; it takes the final name when the block ends well and is removed when it does not.
 
+    Raises SinkError where that fails, and if another call is writing the same file.
+
     keep_interrupted: leave it where it is on KeyboardInterrupt, for resuming.
     """
     part = part_of(path)
+    lock = _lock(path, part)
+    remove = partial(part.unlink, missing_ok=True)
+    if not keep_interrupted:
+        atexit.register(remove)  # for an end that passes by here
     try:
         yield part
         with part.open("rb") as file:
@@ -41,7 +84,29 @@ def whole_file(path: Path, *, keep_interrupted: bool = False) -> Iterator[Path]:
         os.replace(part, path)
     except BaseException as error:
         if not (keep_interrupted and isinstance(error, KeyboardInterrupt)):
-            part.unlink(missing_ok=True)
+            remove()
         if isinstance(error, OSError):
             raise SinkError(f"{path}: {error.strerror or error}") from error
         raise
+    finally:
+        atexit.unregister(remove)
+        lock.close()
+
+
+def _lock(path: Path, part: Path) -> BinaryIO:
+    """The part, open and held against other processes until it is closed. Raises SinkError if it is held already."""
+    try:
+        file = part.open("ab")
+    except OSError as error:
+        raise SinkError(f"{path}: {error.strerror or error}") from error
+    if fcntl is None:
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(file.fileno()), part.stat()):  # it may have become whole in between
+            return file
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.ENOENT):
+            return file  # a file system without locks
+    file.close()
+    raise SinkError(f"{path}: another call is writing it just now")

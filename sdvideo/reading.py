@@ -19,7 +19,7 @@ import numpy as np
 from .ahead import ahead
 from .base import BaseDecoder, unpack_step
 from .container import KEY, PREDICTED, CodedFrame, Damage, GroupEntry, Reader
-from .errors import DamagedError, FormatError, SettingError
+from .errors import DamagedError, FormatError, SettingError, SinkError
 from .header import MAX_AREA, Header
 from .models import add_denoiser, load_model, load_restorer
 from .picture import Frame, Picture, StreamInfo, grey
@@ -214,7 +214,9 @@ class VideoReader:
         return Frame(*next(islice(self._times(group), place, None)), self._picture_for(group, place))
 
     def __iter__(self) -> Iterator[Frame]:
-        decoder = self._new_decoder()
+        return self._frames(self._new_decoder())
+
+    def _frames(self, decoder: AnyDecoder) -> Iterator[Frame]:
         shown = None
         with ahead(self._parsed_frames(decoder)) as parsed:
             for coded, symbols in parsed:
@@ -400,9 +402,12 @@ class VideoReader:
                 if self._tolerant:
                     paths += self._mended(blob, path)
                     continue
-                with path.open("wb") as file:
-                    for piece in self._reader.track_data(blob):
-                        file.write(piece)
+                try:
+                    with path.open("wb") as file:
+                        for piece in self._reader.track_data(blob):
+                            file.write(piece)
+                except OSError as error:
+                    raise SinkError(f"{folder}: {error.strerror or error}") from error
                 paths.append(path)
             yield paths
 

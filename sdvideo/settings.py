@@ -27,7 +27,9 @@ class EncodeSettings:
     device: see DEVICES. scale: of the pictures that are coded, one of SCALES; if not given, what suits the quality,
     with base av1 each group; "1" with models other than the embedded one.
     quantizer: how the latents of models other than the embedded one become integers: "uniform" by quality, bitrate or
-    size; "8bit" and "palette" know no such choice.
+    size; "8bit" and "palette" know no such choice. workers: groups of an AV1 base that are coded side by side, the
+    file is the same for any number; if not given, as many as there are cores and room for. With a bitrate or a size it
+    is one, because what a group takes is told to the next.
     """
 
     quality: float | None = None
@@ -40,6 +42,7 @@ class EncodeSettings:
     device: str = "auto"
     scale: str | None = None
     quantizer: str = "uniform"
+    workers: int | None = None
 
     def __post_init__(self):
         given = [name for name in ("quality", "bitrate", "size") if getattr(self, name) is not None]
@@ -53,6 +56,7 @@ class EncodeSettings:
         _within("bitrate", self.bitrate, 100, 1e10)
         _within("size", self.size, 500, 1e13)
         _within("keyint", self.keyint, 1, 65535)
+        _within("workers", self.workers, 1, 64)
         for name, choices in (("preset", PRESETS), ("base", BASES), ("device", DEVICES), ("quantizer", QUANTIZERS)):
             if getattr(self, name) not in choices:
                 raise SettingError(f"{name} is {getattr(self, name)!r}; it can be {', '.join(choices)}")

@@ -12,12 +12,13 @@ import logging
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 
 import av
 
+from sdvideo.errors import SinkError
 from sdvideo.picture import Track
 
 log = logging.getLogger("sdvideo")
@@ -86,6 +87,7 @@ class TrackWriter:
     """
 
     def __init__(self, streams: Sequence[av.stream.Stream], folder: Path, begin: Fraction = Fraction(0)) -> None:
+        self._folder = folder
         by_format: dict[str, list[av.stream.Stream]] = {name: [] for name in SUFFIXES}
         for stream in streams:
             refusals = {name: refusal(stream, name) for name in _preferred_formats(stream)}
@@ -119,18 +121,19 @@ class TrackWriter:
         return [stream.index for _, members in self._homes for stream in members]
 
     def open(self, source: av.container.InputContainer) -> None:
-        """Create the files; source is the container that the packets will come from."""
+        """Create the files; source is the container that the packets will come from. Raises SinkError."""
         for (name, members), path in zip(self._homes, self.paths, strict=True):
             scale = common_timescale([timescale(stream) for stream in members])
             options = {"movie_timescale": str(scale)} if name == "mp4" else MATROSKA_OPTIONS
-            container = av.open(f"file:{path}", "w", format=name, container_options=options)
-            self._containers.append(container)
-            for stream in members:
-                self._outputs[stream.index] = copy_stream(container, source.streams[stream.index])
-            container.start_encoding()
+            with self._room():
+                container = av.open(f"file:{path}", "w", format=name, container_options=options)
+                self._containers.append(container)
+                for stream in members:
+                    self._outputs[stream.index] = copy_stream(container, source.streams[stream.index])
+                container.start_encoding()
 
     def write(self, packet: av.Packet) -> None:
-        """Copy one packet; one that the muxer refuses is left out and counted."""
+        """Copy one packet; one that the muxer refuses is left out and counted. Raises SinkError."""
         if not packet.size:
             return
         index = packet.stream_index
@@ -138,18 +141,27 @@ class TrackWriter:
         packet.pts, packet.dts = (None if time is None else time - begin for time in (packet.pts, packet.dts))
         packet.stream = self._outputs[index]
         try:
-            packet.stream.container.mux(packet)
+            with self._room():
+                packet.stream.container.mux(packet)
         except (av.ArgumentError, av.InvalidDataError, ValueError):
             self._lost[index] = self._lost.get(index, 0) + 1
 
     def close(self) -> None:
-        """Finish the files and say what was lost."""
-        for container in self._containers:
-            container.close()
-        self._containers.clear()
+        """Finish the files and say what was lost. Raises SinkError."""
+        while self._containers:
+            with self._room():
+                self._containers.pop().close()
         for index, count in self._lost.items():
             log.warning("%d damaged packets of %s are left out", count, describe(self._outputs[index]))
         self._lost.clear()
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """It is the temporary folder that is full then, not the place of the result."""
+        try:
+            yield
+        except OSError as error:
+            raise SinkError(f"{self._folder}: {reason(error)}") from error
 
 
 class TrackReader:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import sdvideo
 from sdvideo import context, motion
+from sdvideo.container import Reader
 from sdvideo.embedded import load_embedded
+from sdvideo.loop import FrameDecoder
 from sdvideo.picture import Picture
 from sdvideo.predict import is_cut, unchanged
 
@@ -102,3 +109,76 @@ def test_a_cut_is_seen_and_motion_is_none(texture):
     other = np.random.default_rng(9).integers(0, 256, (6, 8)).astype(np.uint8).repeat(16, 0).repeat(16, 1)
     assert is_cut(other, texture)
     assert not is_cut(np.roll(texture, 1, 1), texture)
+
+
+# --- whole files --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["av1", "none"])
+def coded(request, clips, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("exact") / f"{request.param}.sdv"
+    sdvideo.encode(clips["cfr"].path, path, base=request.param, keyint=6, preset="fast")
+    return path
+
+
+DIGEST = """
+import hashlib, sys
+import numpy as np
+import sdvideo
+
+def digest(path):
+    found = hashlib.sha256()
+    with sdvideo.open(path, device="cpu") as video:
+        for _ in video:
+            symbols = video.symbols()
+            names = ("y", "u", "v") if video.base == "av1" else ("motion", "coded", "latent")
+            for name in names:
+                found.update(np.ascontiguousarray(getattr(symbols, name)).tobytes())
+    return found.hexdigest()
+"""
+
+
+def test_threads_and_libraries_change_no_integer(coded):
+    scope: dict = {}
+    exec(DIGEST, scope)
+    before, digests = torch.get_num_threads(), set()
+    try:
+        for threads in (1, 2, 4):
+            for mkldnn in (True, False):
+                torch.set_num_threads(threads)
+                with torch.backends.mkldnn.flags(enabled=mkldnn):
+                    digests.add(scope["digest"](coded))
+    finally:
+        torch.set_num_threads(before)
+    assert len(digests) == 1
+    # A processor with less in it; what it lacks decides between float32 and bfloat16 in the libraries, too.
+    plain = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "OPENCV_CPU_DISABLE": "AVX512_SKX,AVX2"}
+    script = DIGEST + "print(digest(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(coded)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **plain, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert done.stdout.split() == list(digests)
+
+
+def test_float32_and_bfloat16_paint_from_the_same_integers(coded):
+    with Reader(coded) as reader:
+        if reader.header.base == "av1":
+            pytest.skip("its integers are the pictures of AV1, before any network")
+        frames = [frame for group in range(len(reader.groups)) for frame in reader.read_group(group).frames]
+        info = reader.header.info
+    embedded = load_embedded("embedded", device="cpu")
+    found = []
+    for light in (False, True):
+        embedded._transform.analysis.light = embedded._transform.synthesis.light = light
+        decoder = FrameDecoder(embedded, info.height, info.width)
+        found.append([])
+        for frame in frames:
+            symbols = decoder.parse(frame)
+            decoder.reconstruct(frame, symbols)
+            found[-1].append(symbols)
+    for one, other in zip(*found, strict=True):
+        assert all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("motion", "coded", "latent"))

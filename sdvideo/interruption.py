@@ -1,0 +1,53 @@
+"""Ctrl-C ends a command soon, whatever it is in the middle of, and leaves nothing lying about."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+log = logging.getLogger("sdvideo")
+
+INTERRUPTED = 130  # the exit code
+_PATIENCE = 1.5  # seconds for what is being done to come to its end
+_ending = threading.Lock()
+
+
+@contextmanager
+def ends_soon(line: str) -> Iterator[None]:
+    """End the process with this line and exit code 130 when the block is interrupted.
+
+    The block is left by KeyboardInterrupt, so that files are closed. Where that takes too long, because a thread has to
+    be waited for that is in the middle of something, the process ends all the same. For the main thread. Not where
+    interrupts are ignored, as in the background of a shell script.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def interrupted(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending already
+        patience = threading.Timer(_PATIENCE, _end, [line])
+        patience.daemon = True
+        patience.start()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    except KeyboardInterrupt:
+        _end(line)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(line: str) -> None:
+    """Say it, remove what is temporary, and do not wait for threads."""
+    _ending.acquire()  # once only; whoever comes second waits here for the end
+    log.error("%s", line)
+    atexit._run_exitfuncs()
+    os._exit(INTERRUPTED)
