@@ -74,7 +74,7 @@ def _told(interrupted: str = "interrupted") -> Iterator[None]:
     try:
         with ends_soon(interrupted):
             yield
-    except (typer.Exit, SystemExit):
+    except (typer.Exit, SystemExit, KeyboardInterrupt):
         raise
     except BaseException as error:
         if os.environ.get("SDVIDEO_DEBUG") == "1":

@@ -61,6 +61,7 @@ def decode(
     model, denoise, denoiser: see VideoReader. crf, lossless: of the H.264 the pictures are put into; a WebP can be
     lossless, too. progress: called after every frame with (frames done, frames in all, 0, average frames per second or
     None). Raises the errors of errors.py; a file that was cut short or is damaged leaves nothing under the final name.
+
     tolerant: make up for what is lost of such a file as VideoReader does, keep what is left of the sound, and log one
     warning that says what was lost; only a damaged header, or nothing left to show, is still an error.
     """
