@@ -159,14 +159,13 @@ class _BaseWay:
         """Code the frames that follow those in the store, within bits if given."""
         info, settings = self._info, self._settings
         if bits is None:
-            allocation, workers = (
-                OneLevel(level_of(settings.quality)),
-                settings.workers or _fitting(info, settings.keyint),
-            )
+            allocation = OneLevel(level_of(settings.quality))
+            workers = settings.workers or _fitting(info, settings.keyint)
         else:
             left = bits - sum(8 * len(frame.data) for frame in store.earlier)
             step = store.earlier[-1].step if store.earlier else None
-            allocation, workers = TargetBits(left, total - store.frames, info.width * info.height, step), 1
+            allocation = TargetBits(left, total - store.frames, info.width * info.height, step)
+            workers = 1  # each group may spend what those before it left
         fixed = settings.scale and Fraction(settings.scale)
 
         def code(shot: list[Frame]) -> Base:
