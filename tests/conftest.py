@@ -11,6 +11,10 @@ import av
 import cv2
 import numpy as np
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)  # a busy one is slow, not wrong
+settings.load_profile("any machine")
 
 Planes = tuple[np.ndarray, np.ndarray, np.ndarray]
 
