@@ -170,7 +170,7 @@ def test_float32_and_bfloat16_paint_from_the_same_integers(coded):
             pytest.skip("its integers are the pictures of AV1, before any network")
         frames = [frame for group in range(len(reader.groups)) for frame in reader.read_group(group).frames]
         info = reader.header.info
-    embedded = load_embedded("embedded", device="cpu")
+    embedded = load_embedded(device="cpu")
     found = []
     for light in (False, True):
         embedded._transform.analysis.light = embedded._transform.synthesis.light = light
