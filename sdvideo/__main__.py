@@ -1,5 +1,6 @@
 """python -m sdvideo, and the command sdvideo."""
 
+import signal
 import sys
 
 
@@ -10,6 +11,7 @@ def main() -> None:
         command_line()
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != 130:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: what is left is Python's own way out
             raise
         # It came before the command began: those end by themselves, with a line of their own.
         print("Error: interrupted", file=sys.stderr)

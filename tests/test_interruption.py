@@ -166,13 +166,13 @@ def test_interrupted_in_the_middle_of_a_group(large, tmp_path):
 @pytest.mark.parametrize("base", ["av1", "none"])
 def test_interrupted_while_it_decodes(coded, tmp_path, base):
     target = tmp_path / "a.mp4"
-    for wait in (0, 0.3, 1, 2):
+    for wait in (0, 0.1, 0.3):
         process = start("decode", coded[base], "-o", target, folder=tmp_path)
         while process.poll() is None and not part_of(target).exists():
             time.sleep(0.01)
         time.sleep(wait)
-        if process.poll() == 0:  # a fast machine is through by then
-            assert wait
+        if target.exists():  # a fast machine is through by then
+            assert wait and process.wait(60) == 0
             assert names(tmp_path) == ["a.mp4"]
             return
         interrupt(process)
