@@ -99,10 +99,8 @@ class Palette:
         wanted = in_bytes(source.latent)
         vectors = wanted.reshape(-1, wanted.shape[-1])
         if same is None:
-            palette, last = (
-                find_palette(np.concatenate([vectors, *self._foreseen])),
-                np.zeros(before.coded.shape, np.uint8),
-            )
+            palette = find_palette(np.concatenate([vectors, *self._foreseen]))
+            last = np.zeros(before.coded.shape, np.uint8)
             kept, aim = np.zeros(before.coded.shape, bool), wanted
             self._patience = _PATIENCE * nearest(vectors, palette)[1].mean()
             self._source = self._errors = np.zeros_like(wanted)

@@ -381,3 +381,36 @@ def shared_clips() -> list[Path]:
     if not found:
         pytest.skip("no real clips beside the checkout")
     return found
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks and pictures this small are slower on several threads, much slower where others want the cores too."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tiny_dc(**config):
+    """An AutoencoderDC of diffusers with random weights: 8 channels, 32 pixels per latent."""
+    from diffusers import AutoencoderDC
+
+    kinds, scales = ("ResBlock",) * 5 + ("EfficientViTBlock",), ((),) * 5 + ((5,),)
+    return AutoencoderDC(
+        latent_channels=8,
+        attention_head_dim=4,
+        encoder_block_types=kinds,
+        decoder_block_types=kinds,
+        encoder_block_out_channels=(8,) * 6,
+        decoder_block_out_channels=(8,) * 6,
+        encoder_layers_per_block=(1,) * 6,
+        decoder_layers_per_block=(1,) * 6,
+        encoder_qkv_multiscales=scales,
+        decoder_qkv_multiscales=scales,
+        decoder_norm_types="rms_norm",
+        decoder_act_fns="silu",
+        **config,
+    )

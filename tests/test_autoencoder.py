@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_dc
 
 from sdvideo import autoencoder, latent_space
 from sdvideo.container import ModelId
@@ -23,13 +25,7 @@ from sdvideo.symbols import FramePlan, FrameSymbols, code_frame
 STEP = 130  # index, see quantise.step_size
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small are slower on several threads, much slower where others want the cores too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- the plain coder ----------------------------------------------------------------------------------------
@@ -186,28 +182,7 @@ def tiny_taesd():
     )
 
 
-def tiny_dc():
-    from diffusers import AutoencoderDC
-
-    kinds, scales = ("ResBlock",) * 5 + ("EfficientViTBlock",), ((),) * 5 + ((5,),)
-    return AutoencoderDC(
-        latent_channels=8,
-        attention_head_dim=4,
-        encoder_block_types=kinds,
-        decoder_block_types=kinds,
-        encoder_block_out_channels=(8,) * 6,
-        decoder_block_out_channels=(8,) * 6,
-        encoder_layers_per_block=(1,) * 6,
-        decoder_layers_per_block=(1,) * 6,
-        encoder_qkv_multiscales=scales,
-        decoder_qkv_multiscales=scales,
-        decoder_norm_types="rms_norm",
-        decoder_act_fns="silu",
-        scaling_factor=0.41407,
-    )
-
-
-KINDS = {"kl": (tiny_kl, 4, 8), "taesd": (tiny_taesd, 16, 8), "dc": (tiny_dc, 8, 32)}
+KINDS = {"kl": (tiny_kl, 4, 8), "taesd": (tiny_taesd, 16, 8), "dc": (partial(tiny_dc, scaling_factor=0.41407), 8, 32)}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +19,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-import torch
 from conftest import Clip, Clips, Recipe, synthesise, write_clip
 
 import sdvideo
@@ -42,13 +40,7 @@ GOLDEN = Path(__file__).parent / "golden"
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Pictures this small gain nothing from threads, and a busy machine is slow to gather them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -32,12 +32,7 @@ KEYINT = 7
 SCALE, SHIFT = 3.0, 0.25
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Made(NamedTuple):

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from conftest import Recipe, synthesise, write_clip
+from conftest import Recipe, synthesise, tiny_dc, write_clip
 
 import sdvideo
 from sdvideo.colour import from_rgb, to_rgb
@@ -30,12 +30,7 @@ FRAMES = 3
 WIDTH, HEIGHT = 72, 52  # multiples of none of the blocks
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- the models ---------------------------------------------------------------------------------------------
@@ -84,26 +79,6 @@ def taesd(channels: int):
         for parameter in network.parameters():
             parameter *= 2 if parameter.ndim == 4 else 1
     return network
-
-
-def dc():
-    from diffusers import AutoencoderDC
-
-    kinds, scales = ("ResBlock",) * 5 + ("EfficientViTBlock",), ((),) * 5 + ((5,),)
-    return AutoencoderDC(
-        latent_channels=8,
-        attention_head_dim=4,
-        encoder_block_types=kinds,
-        decoder_block_types=kinds,
-        encoder_block_out_channels=(8,) * 6,
-        decoder_block_out_channels=(8,) * 6,
-        encoder_layers_per_block=(1,) * 6,
-        decoder_layers_per_block=(1,) * 6,
-        encoder_qkv_multiscales=scales,
-        decoder_qkv_multiscales=scales,
-        decoder_norm_types="rms_norm",
-        decoder_act_fns="silu",
-    )
 
 
 def asymmetric():
@@ -157,7 +132,7 @@ KINDS = {
     "flux2": Kind(flux2, 32, 8),
     "taesd": Kind(lambda: taesd(4), 4, 8),
     "taef1": Kind(lambda: taesd(16), 16, 8, vae=True),
-    "dc": Kind(dc, 8, 32),
+    "dc": Kind(tiny_dc, 8, 32),
     "asymmetric": Kind(asymmetric, 4, 8),
     "vq": Kind(vq, 3, 4),
 }

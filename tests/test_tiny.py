@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import pytest
-import torch
 
 import sdvideo
 from sdvideo.demux import open_source
@@ -21,12 +19,7 @@ SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
 PSNR_Y, MS_SSIM = 27.5, 0.94  # 0.4 dB and 0.006 under what it has
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
