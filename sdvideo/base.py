@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -38,6 +39,7 @@ _RATE = 25  # of the AV1 streams, whose times nobody reads
 # flicker at equal bits on 14 training shots), and costs nothing.
 _SVT = "keyint=-1:scd=0:qp-scale-compress-strength=2"
 _HAS_EXTENSION, _HAS_SIZE = 4, 2
+_THREADS = "/proc/self/task"
 
 
 def base_size(width: int, height: int, scale: Fraction) -> tuple[int, int]:
@@ -129,6 +131,8 @@ def encode_base(pictures: Sequence[Picture], scale: Fraction, crf: float, effort
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
     encoder.time_base, encoder.framerate = Fraction(1, _RATE), Fraction(_RATE)
     encoder.options = {"preset": str(effort), "svtav1-params": f"crf={crf:g}:{_SVT}"}
+    with _usual_priority():
+        encoder.open()
     units: dict[int, bytes] = {}
     for number, picture in enumerate([*pictures, None]):
         frame = None
@@ -140,6 +144,26 @@ def encode_base(pictures: Sequence[Picture], scale: Fraction, crf: float, effort
     if sorted(units) != list(range(len(pictures))):
         raise SinkError(f"SVT-AV1 gave {len(units)} packets for {len(pictures)} pictures")
     return Base(scale, crf, tuple(units[number] for number in range(len(pictures))))
+
+
+@contextmanager
+def _usual_priority() -> Iterator[None]:
+    """Take back what SVT-AV1 does as root on Linux: it makes its threads, and who calls it, real-time ones.
+
+    Nothing else on the machine, our own other stages included, would get a processor before them.
+    """
+    if not hasattr(os, "sched_setscheduler") or not os.path.isdir(_THREADS):
+        yield
+        return
+    usual, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if usual != os.SCHED_FIFO:
+            for thread in map(int, os.listdir(_THREADS)):
+                with suppress(ProcessLookupError):
+                    if os.sched_getscheduler(thread) == os.SCHED_FIFO:
+                        os.sched_setscheduler(thread, usual, priority)
 
 
 class BaseDecoder:
