@@ -40,12 +40,20 @@ def level_of(quality: float) -> float:
     return 76 - 0.56 * quality
 
 
-def best_base(pictures: Sequence[Picture], level: float, preset: str, scale: Fraction | None = None) -> Base:
-    """One closed group at the scale that suits it, or the one given. level: FINEST to COARSEST; preset: of EFFORT."""
-    if scale is None:
-        fitting = [scale for scale in SCALES if LOWEST_CRF <= _crf(level, scale) <= HIGHEST_CRF]
-        probes = [encode_base(pictures, scale, _crf(level, scale), PROBE) for scale in fitting]
-        scale = min(probes, key=lambda base: _cost(pictures, base, level)).scale
+def share_of_error(level: float) -> float:
+    """How much of the last error a key frame keeps, see seam.py: the coarser a video, the more can be seen of it."""
+    return float(np.interp(level, (30, 70), (0.5, 0.9)))
+
+
+def cheapest_scale(pictures: Sequence[Picture], level: float) -> Fraction:
+    """The scale that suits a closed group. level: FINEST to COARSEST."""
+    fitting = [scale for scale in SCALES if LOWEST_CRF <= _crf(level, scale) <= HIGHEST_CRF]
+    probes = [encode_base(pictures, scale, _crf(level, scale), PROBE) for scale in fitting]
+    return min(probes, key=lambda base: _cost(pictures, base, level)).scale
+
+
+def base_at(pictures: Sequence[Picture], level: float, preset: str, scale: Fraction) -> Base:
+    """One closed group. level: FINEST to COARSEST; preset: of EFFORT."""
     crf = min(max(_crf(level, scale), LOWEST_CRF), HIGHEST_CRF)
     return encode_base(pictures, scale, crf, EFFORT[preset])
 
@@ -74,49 +82,60 @@ def _level_of_step(step: int) -> float:
     return min(max(float(crf + _BELOW[scale]), FINEST), COARSEST)
 
 
-Encode = Callable[[float, "Fraction | None"], Base]
+Encode = Callable[[float, Fraction], Base]
 
 
 class Allocation(Protocol):
     """Chooses the levels of groups."""
 
-    def code(self, frames: int, encode: Encode) -> Base:
-        """Code the next group, of so many frames; encode does it at a level, and at a scale if one is given."""
+    def foresee(self, pictures: Sequence[Picture]) -> Fraction | None:
+        """The scale of a group, if that can be known without those before it. May be called from several threads."""
+
+    def code(self, pictures: Sequence[Picture], encode: Encode, scale: Fraction | None) -> Base:
+        """Code the next group. encode: does it at a level and a scale; scale: what was foreseen."""
 
 
 class OneLevel:
-    """The same level for all groups."""
+    """The same level for all groups. scale: of all of them; None for what is cheapest."""
 
-    def __init__(self, level: float):
-        self._level = level
+    def __init__(self, level: float, scale: Fraction | None):
+        self._level, self._scale = level, scale
 
-    def code(self, frames: int, encode: Encode) -> Base:
-        return encode(self._level, None)
+    def foresee(self, pictures: Sequence[Picture]) -> Fraction:
+        return self._scale or cheapest_scale(pictures, self._level)
+
+    def code(self, pictures: Sequence[Picture], encode: Encode, scale: Fraction) -> Base:
+        return encode(self._level, scale)
 
 
 class TargetBits:
     """Steers towards a number of bits for a known number of frames: each group gets its share of what is left.
 
     A group is coded again, at most _TRIES times in all, until it takes what it may. bits, frames: left to spend and to
-    code; pixels: of a frame; step: the step byte of the frame before, if there is one. All that one group tells the
-    next is in the file, so that an encoding that was interrupted goes on as if it had not been.
+    code; pixels: of a frame; scale: of all groups, None for what is cheapest; step: the step byte of the frame before,
+    if there is one. All that one group tells the next is in the file, so that an encoding that was interrupted goes on
+    as if it had not been.
     """
 
-    def __init__(self, bits: float, frames: int, pixels: int, step: int | None = None):
-        self._bits, self._frames = bits, frames
+    def __init__(self, bits: float, frames: int, pixels: int, scale: Fraction | None, step: int | None = None):
+        self._bits, self._frames, self._scale = bits, frames, scale
         if step is not None:
             self._level = _level_of_step(step)
         else:
             usual = 50 - math.log(max(bits, _FEWEST) / max(1, frames) / pixels / _USUAL) / _DECAY
             self._level = min(max(usual, FINEST), COARSEST)
 
-    def code(self, frames: int, encode: Encode) -> Base:
+    def foresee(self, pictures: Sequence[Picture]) -> Fraction | None:
+        return self._scale
+
+    def code(self, pictures: Sequence[Picture], encode: Encode, scale: Fraction | None) -> Base:
+        frames = len(pictures)
         target = max(self._bits * frames / max(frames, self._frames), _FEWEST)
         tries: dict[float, Base] = {}
         level = self._level
         while len(tries) < _TRIES and level not in tries:
             known = [base.scale for tried, base in tries.items() if abs(tried - level) <= _NEAR]
-            tries[level] = encode(level, known[-1] if known else None)
+            tries[level] = encode(level, scale or (known[-1] if known else cheapest_scale(pictures, level)))
             if abs(tries[level].bits / target - 1) < _CLOSE:
                 break
             level = self._following(tries, target)

@@ -9,25 +9,27 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import __version__
 from .ahead import ahead, side_by_side
-from .allocation import OneLevel, TargetBits, best_base, level_of
-from .base import Base
+from .allocation import OneLevel, TargetBits, base_at, level_of, share_of_error
+from .base import Base, BaseDecoder
 from .container import KEY, CodedFrame, Group, Header, Reader, Writer
 from .demux import Source, open_source
 from .errors import FormatError, SettingError
 from .models import load_model, restorer_id
 from .output import check_output, placed, whole_file
-from .picture import Frame, StreamInfo
+from .picture import Frame, Picture, StreamInfo
 from .rate import ConstantQuality, OneStep, TargetSize, best_scale, step_index
 from .scaling import scaled, scaled_size
+from .seam import Error, joined, last_error
 from .settings import DEFAULT_MODEL, EncodeSettings
 from .shots import shots
 
@@ -77,7 +79,7 @@ def encode(
             if video.seekable:
                 store.write_tracks(video.track_files())
             bits = _budget(chosen, video.info, total, store.size - store.video_size)
-            with ahead(islice(video.frames(), store.frames, None)) as frames:
+            with ahead(islice(video.frames(), max(0, store.frames - way.back), None)) as frames:
                 for group in way.groups(frames, store, bits, total, progress):
                     store.write_group(group)
             if not video.seekable:
@@ -88,6 +90,8 @@ def encode(
 
 class _LatentWay:
     """Groups of latent deltas to what motion makes of the frame before."""
+
+    back = 0  # how many of the frames before those it codes it looks at
 
     def __init__(self, info: StreamInfo, settings: EncodeSettings, total: int | None):
         from .quantisers import quantiser_named  # with torch, which takes seconds and base av1 does without
@@ -146,6 +150,7 @@ def _foreseen(frames: Iterable[Frame], encoder: FrameEncoder, keyint: int) -> It
 class _BaseWay:
     """Groups of AV1, at a scale that suits each."""
 
+    back = 1
     coder, latent = "av1", None
     scale, restorer = Fraction(1), None  # of the header: each group has a scale of its own
 
@@ -158,25 +163,45 @@ class _BaseWay:
     ) -> Iterator[Group]:
         """Code the frames that follow those in the store, within bits if given."""
         info, settings = self._info, self._settings
+        scale = settings.scale and Fraction(settings.scale)
         if bits is None:
-            allocation = OneLevel(level_of(settings.quality))
-            workers = settings.workers or _fitting(info, settings.keyint)
+            allocation = OneLevel(level_of(settings.quality), scale)
         else:
             left = bits - sum(8 * len(frame.data) for frame in store.earlier)
             step = store.earlier[-1].step if store.earlier else None
-            allocation = TargetBits(left, total - store.frames, info.width * info.height, step)
-            workers = 1  # each group may spend what those before it left
-        fixed = settings.scale and Fraction(settings.scale)
-
-        def code(shot: list[Frame]) -> Base:
-            shown = [frame.picture for frame in shot]
-            return allocation.code(
-                len(shot), lambda level, scale: best_base(shown, level, settings.preset, fixed or scale)
-            )
-
-        for shot, base in side_by_side(code, shots(frames, settings.keyint), workers):
+            allocation = TargetBits(left, total - store.frames, info.width * info.height, scale, step)
+        frames, last = iter(frames), None
+        if store.earlier:
+            last = next(frames).picture, self._last_shown(store.earlier)
+        workers = settings.workers or _fitting(info, settings.keyint)
+        foreseen = side_by_side(
+            lambda shot: allocation.foresee(_pictures(shot)), shots(frames, settings.keyint), workers
+        )
+        for shot, scale in foreseen:
+            pictures = _pictures(shot)
+            error = last and last_error(*last, pictures[0])
+            base = allocation.code(pictures, partial(self._code, pictures, error), scale)
             progress(store.frames + len(shot), total, store.video_size + base.bits // 8, info.rate)
-            yield Group(store.frames, base.coded(shot))
+            coded = base.coded(shot)
+            last = pictures[-1], self._last_shown(coded)
+            yield Group(store.frames, coded)
+
+    def _code(self, pictures: list[Picture], error: Error | None, level: float, scale: Fraction) -> Base:
+        """One group, its first picture with its share of the last error, if there is one."""
+        first = pictures[0] if error is None else joined(pictures[0], error, share_of_error(level))
+        return base_at([first, *pictures[1:]], level, self._settings.preset, scale)
+
+    def _last_shown(self, coded: Sequence[CodedFrame]) -> Picture:
+        """The last picture, enlarged, of which the base is all that can be known without a network."""
+        decoder = BaseDecoder(self._info.width, self._info.height)
+        start = max(number for number, frame in enumerate(coded) if frame.kind == KEY)
+        for frame in coded[start:]:
+            picture = decoder.decode(frame)
+        return scaled(picture, self._info.width, self._info.height)
+
+
+def _pictures(shot: list[Frame]) -> list[Picture]:
+    return [frame.picture for frame in shot]
 
 
 def _fitting(info: StreamInfo, keyint: int) -> int:

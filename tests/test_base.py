@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
@@ -16,7 +20,7 @@ import pytest
 from conftest import Clip, Clips
 
 import sdvideo
-from sdvideo.allocation import best_base, level_of
+from sdvideo.allocation import base_at, cheapest_scale, level_of
 from sdvideo.base import SCALES, BaseDecoder, base_size, encode_base, pack_step, pack_unit, unpack_step, unpack_unit
 from sdvideo.colour import planes_of
 from sdvideo.container import KEY, Reader
@@ -80,10 +84,27 @@ def test_a_group_decodes_to_as_many_pictures_of_its_size(scale, size):
     assert [(p.width, p.height) for p in shown] == [base_size(*size, scale)] * 5
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setscheduler") or os.getuid() != 0, reason="only root can become real-time")
+def test_encoding_does_not_become_a_real_time_process():
+    """As root SVT-AV1 would give its threads, and the one that calls it, a priority that starves all others."""
+    rng, usual, seen = np.random.default_rng(1), os.sched_getscheduler(0), Counter()
+    pictures = [Picture(*(rng.integers(0, 256, size, np.uint8) for size in ((256, 256), (128, 128), (128, 128))))] * 40
+    encode_base(pictures, SCALES[0], 40, 6)
+    assert os.sched_getscheduler(0) == usual
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(encode_base, pictures, SCALES[0], 40, 6)
+        while not work.done():
+            for thread in os.listdir("/proc/self/task"):
+                with suppress(ProcessLookupError):
+                    seen[os.sched_getscheduler(int(thread))] += 1
+    assert seen[os.SCHED_FIFO] < 0.2 * seen.total()  # but for the moment in which it begins
+
+
 def test_a_smaller_scale_is_taken_at_lower_levels():
     with open_source(SAMPLE) as video:
         pictures = [frame.picture for frame in islice(video.frames(), 12)]
-    fine, coarse = (best_base(pictures, level_of(quality), "fast") for quality in (90, 2))
+    levels = [level_of(quality) for quality in (90, 2)]
+    fine, coarse = (base_at(pictures, level, "fast", cheapest_scale(pictures, level)) for level in levels)
     assert fine.scale == 1 and coarse.scale < 1
     assert fine.bits > 10 * coarse.bits
 
