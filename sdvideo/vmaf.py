@@ -124,5 +124,7 @@ class Scorer:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
+        with suppress(OSError):  # what was not read yet has no reader now
+            self._process.stdin.close()
         self._talk.close()
         self._folder.cleanup()

@@ -7,11 +7,13 @@ stored without loss, and reported on like any video.
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import math
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -334,6 +336,18 @@ def test_scores_are_aligned_by_frame_number():
         scores = scorer.finish()
     for name, values in scores.items():
         assert len(values) == 12 and int(np.argmin(values)) == 7, name
+
+
+@needs_ffmpeg
+def test_a_report_that_ends_early_leaves_nothing_open(clips: Clips, tmp_path):
+    begun = shorter(tmp_path, "begun.mp4", tuple(range(0, 10 * 512, 512)))
+    gc.collect()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(SourceError):
+            sdvideo.report(clips["cfr"].path, begun)
+        gc.collect()
+    assert not [warning.message for warning in told if warning.category is ResourceWarning]
 
 
 @needs_ffmpeg
