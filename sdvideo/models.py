@@ -90,7 +90,7 @@ def load_restorer(*, device: str = "auto", expected: ModelId | None = None) -> R
 
     if expected is not None:
         _check_same(restorer_id(), expected)
-    return Restorer(device)
+    return Restorer(RESTORER, device)
 
 
 def _check_same(here: ModelId, expected: ModelId, hint: str = "") -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -25,7 +26,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .models import RESTORER
 from .picture import Picture
 
 PATCH = 24
@@ -214,13 +214,13 @@ class Canvas:
 
 
 class Restorer:
-    """The shipped network, loaded."""
+    """The network with its weights. path: of them, safetensors."""
 
-    def __init__(self, device: str = "auto"):
+    def __init__(self, path: Path, device: str = "auto"):
         from .latents import choose_device, has_bfloat16
 
         network = Restoration()
-        network.load_state_dict({name: value.float() for name, value in safetensors.torch.load_file(RESTORER).items()})
+        network.load_state_dict({name: value.float() for name, value in safetensors.torch.load_file(path).items()})
         self._device = choose_device(device)
         # Where bfloat16 is not multiplied in hardware, float32 is faster.
         light = self._device == "cuda" or has_bfloat16()
