@@ -207,7 +207,8 @@ class ContextCoder:
                 wanted = None if units is None else units[where, start:stop].ravel()
                 values = end.values(tables.ravel(), np.zeros(tables.size, np.int32), wanted).reshape(tables.shape)
                 symbols[where, start:stop] = values
-                magnitude[select, start:stop] = context.magnitudes(torch.from_numpy(values))
+                # The slice first: torch 2.6 takes it to be of the second dimension when a mask of two is before it.
+                magnitude[..., start:stop][select] = context.magnitudes(torch.from_numpy(values))
         return symbols
 
 
