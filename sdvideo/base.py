@@ -10,6 +10,7 @@ AV1 decodes to the same integers on every machine; what is made of them at full 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -40,6 +41,9 @@ _RATE = 25  # of the AV1 streams, whose times nobody reads
 _SVT = "keyint=-1:scd=0:qp-scale-compress-strength=2"
 _HAS_EXTENSION, _HAS_SIZE = 4, 2
 _THREADS = "/proc/self/task"
+# SVT-AV1 4.1 keeps tables that all encoders of a process share and each new one writes again. Two at once hang, or
+# code what cannot be decoded: some times in an hour of video.
+_ALONE = threading.Lock()
 
 
 def base_size(width: int, height: int, scale: Fraction) -> tuple[int, int]:
@@ -127,6 +131,15 @@ def encode_base(pictures: Sequence[Picture], scale: Fraction, crf: float, effort
         size = f"{pictures[0].width}x{pictures[0].height}"
         raise SettingError(f"{size} is too high for an AV1 base, of {_MOST_LINES} lines at most; give base none")
     os.environ.setdefault("SVT_LOG", "0")  # what goes wrong is raised; it would talk of all else
+    with _ALONE:
+        units = _encode(pictures, width, height, crf, effort)
+    if sorted(units) != list(range(len(pictures))):
+        raise SinkError(f"SVT-AV1 gave {len(units)} packets for {len(pictures)} pictures")
+    return Base(scale, crf, tuple(units[number] for number in range(len(pictures))))
+
+
+def _encode(pictures: Sequence[Picture], width: int, height: int, crf: float, effort: int) -> dict[int, bytes]:
+    """The data of each picture by its number. A function of its own, so that the encoder ends with it."""
     encoder = av.CodecContext.create("libsvtav1", "w")
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
     encoder.time_base, encoder.framerate = Fraction(1, _RATE), Fraction(_RATE)
@@ -141,9 +154,7 @@ def encode_base(pictures: Sequence[Picture], scale: Fraction, crf: float, effort
             frame.pts, frame.time_base = number, encoder.time_base
             frame.pict_type = PictureType.NONE if number else PictureType.I
         units |= {packet.pts: pack_unit(bytes(packet)) for packet in encoder.encode(frame)}
-    if sorted(units) != list(range(len(pictures))):
-        raise SinkError(f"SVT-AV1 gave {len(units)} packets for {len(pictures)} pictures")
-    return Base(scale, crf, tuple(units[number] for number in range(len(pictures))))
+    return units
 
 
 @contextmanager
