@@ -265,7 +265,7 @@ def encode(
         int | None,
         typer.Option(
             metavar="N",
-            help="Groups of an AV1 base to code side by side; the file is the same. If not given, one for each core.",
+            help="Groups of an AV1 base to prepare side by side; the file is the same. If not given, one per core.",
             show_default=False,
         ),
     ] = None,
