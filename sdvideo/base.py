@@ -38,7 +38,7 @@ _LEAST_SIDE = 64  # pixels that SVT-AV1 needs; smaller pictures are scaled up to
 _RATE = 25  # of the AV1 streams, whose times nobody reads
 # Key frames only where groups begin. Quality that differs less between the layers of a mini-GOP flickers less (8 % less
 # flicker at equal bits on 14 training shots), and costs nothing. One thread for each stage (lp=1; the same bytes):
-# with two the encoder stood still for good once in some 500 groups, and took more memory and more processor time.
+# with two the encoder stood still for good three times in some 3,500 runs, and took more memory and processor time.
 _SVT = "keyint=-1:scd=0:qp-scale-compress-strength=2:lp=1"
 _HAS_EXTENSION, _HAS_SIZE = 4, 2
 _THREADS = "/proc/self/task"
