@@ -9,21 +9,18 @@ AV1 decodes to the same integers on every machine; what is made of them at full 
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 
 import av
-from av.video.frame import PictureType
 
-from .colour import planes_of, to_frame
+from . import svt
+from .colour import planes_of
 from .errors import DamagedError, SettingError, SinkError
 from .group import KEY, PREDICTED, CodedFrame, put_varint, take_varint
 from .header import SCALES
-from .picture import Colour, Frame, Picture
+from .picture import Frame, Picture
 from .scaling import scaled
 
 LOWEST_CRF, HIGHEST_CRF = 1.0, 70.0
@@ -35,16 +32,10 @@ _MOST_OBUS = 64  # in a unit; SVT-AV1 makes 7
 _STEPS = 80  # values of the step byte for each scale
 _MOST_LINES = 8704  # that SVT-AV1 takes; 16384 wide is no trouble
 _LEAST_SIDE = 64  # pixels that SVT-AV1 needs; smaller pictures are scaled up to it
-_RATE = 25  # of the AV1 streams, whose times nobody reads
 # Key frames only where groups begin. Quality that differs less between the layers of a mini-GOP flickers less (8 % less
-# flicker at equal bits on 14 training shots), and costs nothing. One thread for each stage (lp=1; the same bytes):
-# with two the encoder stood still for good three times in some 3,500 runs, and took more memory and processor time.
-_SVT = "keyint=-1:scd=0:qp-scale-compress-strength=2:lp=1"
+# flicker at equal bits on 14 training shots), and costs nothing.
+_SVT = "keyint=-1:scd=0:qp-scale-compress-strength=2"
 _HAS_EXTENSION, _HAS_SIZE = 4, 2
-_THREADS = "/proc/self/task"
-# SVT-AV1 4.1 keeps tables that all encoders of a process share and each new one writes again. Two at once hang, or
-# code what cannot be decoded: some times in an hour of video.
-_ALONE = threading.Lock()
 
 
 def base_size(width: int, height: int, scale: Fraction) -> tuple[int, int]:
@@ -131,51 +122,11 @@ def encode_base(pictures: Sequence[Picture], scale: Fraction, crf: float, effort
     if height > _MOST_LINES:
         size = f"{pictures[0].width}x{pictures[0].height}"
         raise SettingError(f"{size} is too high for an AV1 base, of {_MOST_LINES} lines at most; give base none")
-    os.environ.setdefault("SVT_LOG", "0")  # what goes wrong is raised; it would talk of all else
-    with _ALONE:
-        units = _encode(pictures, width, height, crf, effort)
-    if sorted(units) != list(range(len(pictures))):
-        raise SinkError(f"SVT-AV1 gave {len(units)} packets for {len(pictures)} pictures")
-    return Base(scale, crf, tuple(units[number] for number in range(len(pictures))))
-
-
-def _encode(pictures: Sequence[Picture], width: int, height: int, crf: float, effort: int) -> dict[int, bytes]:
-    """The data of each picture by its number. A function of its own, so that the encoder ends with it."""
-    encoder = av.CodecContext.create("libsvtav1", "w")
-    encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
-    encoder.time_base, encoder.framerate = Fraction(1, _RATE), Fraction(_RATE)
-    encoder.options = {"preset": str(effort), "svtav1-params": f"crf={crf:g}:{_SVT}"}
-    with _usual_priority():
-        encoder.open()
-    units: dict[int, bytes] = {}
-    for number, picture in enumerate([*pictures, None]):
-        frame = None
-        if picture is not None:
-            frame = to_frame(scaled(picture, width, height), Colour())
-            frame.pts, frame.time_base = number, encoder.time_base
-            frame.pict_type = PictureType.NONE if number else PictureType.I
-        units |= {packet.pts: pack_unit(bytes(packet)) for packet in encoder.encode(frame)}
-    return units
-
-
-@contextmanager
-def _usual_priority() -> Iterator[None]:
-    """Take back what SVT-AV1 does as root on Linux: it makes its threads, and who calls it, real-time ones.
-
-    Nothing else on the machine, our own other stages included, would get a processor before them.
-    """
-    if not hasattr(os, "sched_setscheduler") or not os.path.isdir(_THREADS):
-        yield
-        return
-    usual, priority = os.sched_getscheduler(0), os.sched_getparam(0)
-    try:
-        yield
-    finally:
-        if usual != os.SCHED_FIFO:
-            for thread in map(int, os.listdir(_THREADS)):
-                with suppress(ProcessLookupError):
-                    if os.sched_getscheduler(thread) == os.SCHED_FIFO:
-                        os.sched_setscheduler(thread, usual, priority)
+    options = {"preset": str(effort), "svtav1-params": f"crf={crf:g}:{_SVT}"}
+    packets = svt.encode([scaled(picture, width, height) for picture in pictures], options)
+    if sorted(packets) != list(range(len(pictures))):
+        raise SinkError(f"SVT-AV1 gave {len(packets)} packets for {len(pictures)} pictures")
+    return Base(scale, crf, tuple(pack_unit(packets[number]) for number in range(len(pictures))))
 
 
 class BaseDecoder:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import sys
-import time
-from collections import Counter
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
@@ -83,44 +78,6 @@ def test_a_group_decodes_to_as_many_pictures_of_its_size(scale, size):
     decoder = BaseDecoder(*size)
     shown = [decoder.decode(coded) for coded in base.coded(frames)]
     assert [(p.width, p.height) for p in shown] == [base_size(*size, scale)] * 5
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setscheduler") or os.getuid() != 0, reason="only root can become real-time")
-def test_encoding_does_not_become_a_real_time_process():
-    """As root SVT-AV1 would give its threads, and the one that calls it, a priority that starves all others."""
-    rng, usual, seen = np.random.default_rng(1), os.sched_getscheduler(0), Counter()
-    pictures = [Picture(*(rng.integers(0, 256, size, np.uint8) for size in ((256, 256), (128, 128), (128, 128))))] * 40
-    encode_base(pictures, SCALES[0], 40, 6)
-    assert os.sched_getscheduler(0) == usual
-    with ThreadPoolExecutor(1) as pool:
-        work = pool.submit(encode_base, pictures, SCALES[0], 40, 6)
-        while not work.done():
-            for thread in os.listdir("/proc/self/task"):
-                with suppress(ProcessLookupError):
-                    seen[os.sched_getscheduler(int(thread))] += 1
-    assert seen[os.SCHED_FIFO] < 0.2 * seen.total()  # but for the moment in which it begins
-
-
-def most_threads(works: list[Future]) -> int:
-    """How many this process had at a time until all of that was done."""
-    most = 0
-    while not all(work.done() for work in works):
-        most = max(most, len(os.listdir("/proc/self/task")))
-    return most
-
-
-@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted in /proc")
-def test_encoders_do_not_run_side_by_side():
-    """Several of SVT-AV1 in a process would disturb each other: hang, or code what cannot be decoded."""
-    rng = np.random.default_rng(1)
-    pictures = [Picture(*(rng.integers(0, 256, size, np.uint8) for size in ((128, 128), (64, 64), (64, 64))))] * 16
-    with ThreadPoolExecutor(3) as pool:
-        list(pool.map(time.sleep, [0.1] * 3))  # all three are started
-        idle = len(os.listdir("/proc/self/task"))
-        one = most_threads([pool.submit(encode_base, pictures, SCALES[0], 40, 8)])
-        works = [pool.submit(encode_base, pictures, scale, 40, 8) for scale in (*SCALES, SCALES[0])]
-        assert idle + 10 < one and most_threads(works) < one + 5
-    assert works[0].result() == works[-1].result()
 
 
 def test_a_smaller_scale_is_taken_at_lower_levels():

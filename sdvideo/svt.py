@@ -1,0 +1,209 @@
+"""SVT-AV1 in processes of its own, through FFmpeg's libsvtav1.
+
+SVT-AV1 4.1 is not made for company: encoders of one process share tables that each new one writes again, and two at
+once hang, or code what cannot be decoded. Rarely one stands still even alone. As root on Linux it makes its threads and
+the one that calls it real-time ones, which starves everything else. So each encoder runs in a process that does nothing
+else, codes one group after another, and ends itself when it stands still; then the group is coded again by another one.
+
+Between the processes, all numbers little-endian:
+
+    to it      u32 length, then as many bytes of JSON: width, height, frames, options; then each picture: Y, U, V
+    from it    each packet: u32 number of its picture, u32 length, bytes; at the end u32 END; or u32 FAULT, u32 length
+               and what FFmpeg said
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from fractions import Fraction
+from typing import BinaryIO
+
+import av
+import numpy as np
+from av.video.frame import PictureType
+
+from .colour import to_frame
+from .errors import SinkError
+from .picture import Colour, Picture
+
+END, FAULT = 0xFFFFFFFF, 0xFFFFFFFE
+_TRIES = 3
+_STILL = 8.0  # seconds without work after which an encoder is taken to stand still
+_LOOK = 0.5  # seconds between two looks at it
+_RATE = 25  # of the streams, whose times nobody reads
+_THREADS = "/proc/self/task"
+_START = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from sdvideo.svt import serve; serve(int(sys.argv[2]))"
+)
+
+
+def encode(pictures: Sequence[Picture], options: dict[str, str]) -> dict[int, bytes]:
+    """One closed sequence: the packet of each picture by its number.
+
+    pictures: of one size, even, as large as SVT-AV1 needs; options: of FFmpeg's libsvtav1. Raises SinkError where the
+    encoder fails.
+    """
+    for _ in range(_TRIES):
+        process = _take()
+        try:
+            packets = process.encode(pictures, options)
+        except (OSError, EOFError):  # it ended itself, or something ended it
+            process.end()
+            continue
+        except BaseException:
+            process.end()
+            raise
+        _idle.append(process)
+        return packets
+    raise SinkError("SVT-AV1 does not come to an end")
+
+
+# --- the side that asks -------------------------------------------------------------------------------------
+
+
+class _Process:
+    """An encoder process that waits for work, or does some."""
+
+    def __init__(self):
+        self.owner = os.getpid()  # after a fork two would talk to it
+        command = [sys.executable, "-c", _START, json.dumps(sys.path), str(self.owner)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        atexit.register(self.end)
+
+    def encode(self, pictures: Sequence[Picture], options: dict[str, str]) -> dict[int, bytes]:
+        said, heard = self._process.stdin, self._process.stdout
+        size = {"width": pictures[0].width, "height": pictures[0].height}
+        head = json.dumps({**size, "frames": len(pictures), "options": options}).encode()
+        said.write(struct.pack("<I", len(head)) + head)
+        for picture in pictures:
+            for plane in (picture.y, picture.u, picture.v):
+                said.write(np.ascontiguousarray(plane))
+        said.flush()
+        packets = {}
+        while (number := _number(heard)) != END:
+            data = _exactly(heard, _number(heard))
+            if number == FAULT:
+                raise SinkError(f"SVT-AV1 failed: {data.decode()}")
+            packets[number] = data
+        return packets
+
+    def end(self) -> None:
+        atexit.unregister(self.end)
+        if self.owner == os.getpid():
+            self._process.kill()
+            for pipe in (self._process.stdin, self._process.stdout):
+                with suppress(OSError):
+                    pipe.close()
+            self._process.wait()
+
+
+_idle: list[_Process] = []
+
+
+def _take() -> _Process:
+    while True:
+        try:
+            process = _idle.pop()
+        except IndexError:
+            return _Process()
+        if process.owner == os.getpid():
+            return process
+
+
+def _number(pipe: BinaryIO) -> int:
+    return struct.unpack("<I", _exactly(pipe, 4))[0]
+
+
+def _exactly(pipe: BinaryIO, size: int) -> bytes:
+    data = pipe.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+# --- the side that encodes ----------------------------------------------------------------------------------
+
+
+def serve(parent: int) -> None:
+    """Encode what comes by standard input until it ends. parent: the process to work for, and not to outlive."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who asks
+    os.environ.setdefault("SVT_LOG", "0")  # what goes wrong is told; it would talk of all else
+    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    at_work = threading.Event()
+    threading.Thread(target=_watch, args=(parent, at_work), daemon=True).start()
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            head = json.loads(_exactly(source, _number(source)))
+            sink.write(_answer(source, at_work, **head))
+            sink.flush()
+    os._exit(0)
+
+
+def _answer(
+    source: BinaryIO, at_work: threading.Event, width: int, height: int, frames: int, options: dict[str, str]
+) -> bytes:
+    encoder = av.CodecContext.create("libsvtav1", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
+    encoder.time_base, encoder.framerate = Fraction(1, _RATE), Fraction(_RATE)
+    encoder.options = options
+    answer = []
+    size = width * height * 3 // 2
+    try:
+        at_work.set()
+        encoder.open()
+        _calm()
+        for number in range(frames + 1):
+            frame = None
+            if number < frames:
+                at_work.clear()
+                frame = to_frame(_picture(_exactly(source, size), width, height), Colour())
+                frame.pts, frame.time_base = number, encoder.time_base
+                frame.pict_type = PictureType.NONE if number else PictureType.I
+                at_work.set()
+            for packet in encoder.encode(frame):
+                answer += [struct.pack("<II", packet.pts, packet.size), bytes(packet)]
+    except av.FFmpegError as error:
+        said = str(error).encode()
+        return struct.pack("<II", FAULT, len(said)) + said
+    finally:
+        at_work.clear()
+    return b"".join([*answer, struct.pack("<I", END)])
+
+
+def _picture(data: bytes, width: int, height: int) -> Picture:
+    y, u, v = np.split(np.frombuffer(data, np.uint8), [width * height, width * height * 5 // 4])
+    return Picture(y.reshape(height, width), *(plane.reshape(height // 2, width // 2) for plane in (u, v)))
+
+
+def _watch(parent: int, at_work: threading.Event) -> None:
+    """End the process when the one it works for is gone, or when the encoder is at work and does none."""
+    done, since = time.process_time(), time.monotonic()
+    while os.getppid() == parent:
+        time.sleep(_LOOK)
+        now = time.process_time()
+        if not at_work.is_set() or now - done > 0.01:
+            done, since = now, time.monotonic()
+        elif time.monotonic() - since > _STILL:
+            break
+    os._exit(1)
+
+
+def _calm() -> None:
+    """Take the real-time priority back."""
+    if hasattr(os, "sched_setscheduler") and os.path.isdir(_THREADS):
+        for thread in map(int, os.listdir(_THREADS)):
+            with suppress(ProcessLookupError):
+                if os.sched_getscheduler(thread) == os.SCHED_FIFO:
+                    os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
