@@ -24,7 +24,7 @@ from .picture import Frame, Picture
 from .scaling import scaled
 
 LOWEST_CRF, HIGHEST_CRF = 1.0, 70.0
-EFFORT = {"fast": 6, "balanced": 4, "best": 2}  # SVT-AV1's own presets
+EFFORT = {"fast": 5, "balanced": 3, "best": 1}  # SVT-AV1's own presets
 PROBE = 10  # and the one to find out with how groups behave
 DELIMITER = b"\x12\x00"  # the OBU that begins a temporal unit
 
