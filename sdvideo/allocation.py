@@ -14,9 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from .base import EFFORT, HIGHEST_CRF, LOWEST_CRF, PROBE, SCALES, Base, BaseDecoder, encode_base, pack_step, unpack_step
+from .base import EFFORT, HIGHEST_CRF, LOWEST_CRF, PROBE, SCALES, Base, encode_base, pack_step, shown_of, unpack_step
 from .picture import Frame, Picture
-from .scaling import scaled
 
 FINEST, COARSEST = 20.0, 80.0
 
@@ -64,10 +63,9 @@ def _crf(level: float, scale: Fraction) -> float:
 
 def _cost(pictures: Sequence[Picture], base: Base, level: float) -> float:
     width, height = pictures[0].width, pictures[0].height
-    decoder = BaseDecoder(width, height)
     frames = [Frame(number, 1, picture) for number, picture in enumerate(pictures)]
-    shown = (scaled(decoder.decode(coded), width, height).y for coded in base.coded(frames))
-    errors = [float(np.square(p.y.astype(np.float32) - y).mean()) for p, y in zip(pictures, shown, strict=True)]
+    pairs = zip(pictures, shown_of(base.coded(frames), width, height), strict=True)
+    errors = [float(np.square(picture.y.astype(np.float32) - shown.y).mean()) for picture, shown in pairs]
     bits_per_pixel = base.bits / (len(pictures) * width * height)
     return _LEFT[base.scale] * math.fsum(errors) / len(errors) + _slope(level) * bits_per_pixel
 

@@ -164,3 +164,16 @@ class BaseDecoder:
             found = f"{frame.width}x{frame.height} {frame.format.name}"
             raise DamagedError(f"its AV1 data is {found} instead of {width}x{height} yuv420p")
         return planes_of(frame)
+
+
+def shown_of(coded: Sequence[CodedFrame], width: int, height: int) -> Iterator[Picture]:
+    """The base pictures of a group that was just coded, enlarged by Lanczos.
+
+    Raises SinkError where they do not decode: then the encoder is to blame, not a file.
+    """
+    decoder = BaseDecoder(width, height)
+    try:
+        for frame in coded:
+            yield scaled(decoder.decode(frame), width, height)
+    except DamagedError as error:
+        raise SinkError(f"SVT-AV1 made what does not decode: {error}") from error

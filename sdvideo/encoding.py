@@ -2,7 +2,7 @@
 
 base none:  demux -> predict -> analyse -> quantise -> entropy -> container
                         ^ motion, warp of the decoded reference
-base av1:   demux -> shots -> scale -> AV1 -> container
+base av1:   demux -> shots -> scale -> seam -> AV1 -> container
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from . import __version__
 from .ahead import ahead, side_by_side
 from .allocation import OneLevel, TargetBits, base_at, level_of, share_of_error
-from .base import Base, BaseDecoder
+from .base import Base, shown_of
 from .container import KEY, CodedFrame, Group, Header, Reader, Writer
 from .demux import Source, open_source
 from .errors import FormatError, SettingError
@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # torch takes seconds
     from .loop import FrameEncoder
 
 _PIECE = 1 << 20
-_ROOM = 1 << 30  # bytes for the pictures of groups that are coded side by side
+_ROOM = 1 << 30  # bytes for the pictures of groups that are prepared side by side
 Progress = Callable[[int, "int | None", int, "Fraction | None"], None]
 
 
@@ -171,8 +171,8 @@ class _BaseWay:
             step = store.earlier[-1].step if store.earlier else None
             allocation = TargetBits(left, total - store.frames, info.width * info.height, scale, step)
         frames, last = iter(frames), None
-        if store.earlier:
-            last = next(frames).picture, self._last_shown(store.earlier)
+        if store.earlier and (before := next(frames, None)):
+            last = before.picture, self._last_shown(store.earlier)
         workers = settings.workers or _fitting(info, settings.keyint)
         foreseen = side_by_side(
             lambda shot: allocation.foresee(_pictures(shot)), shots(frames, settings.keyint), workers
@@ -192,12 +192,10 @@ class _BaseWay:
         return base_at([first, *pictures[1:]], level, self._settings.preset, scale)
 
     def _last_shown(self, coded: Sequence[CodedFrame]) -> Picture:
-        """The last picture, enlarged, of which the base is all that can be known without a network."""
-        decoder = BaseDecoder(self._info.width, self._info.height)
+        """The last picture as far as it can be known without a network."""
         start = max(number for number, frame in enumerate(coded) if frame.kind == KEY)
-        for frame in coded[start:]:
-            picture = decoder.decode(frame)
-        return scaled(picture, self._info.width, self._info.height)
+        *_, last = shown_of(coded[start:], self._info.width, self._info.height)
+        return last
 
 
 def _pictures(shot: list[Frame]) -> list[Picture]:
@@ -205,7 +203,7 @@ def _pictures(shot: list[Frame]) -> list[Picture]:
 
 
 def _fitting(info: StreamInfo, keyint: int) -> int:
-    """How many groups to code side by side: one for each core, but no more pictures than have room in memory."""
+    """How many groups to prepare side by side: one for each core, but no more pictures than have room in memory."""
     pictures = keyint * info.width * info.height * 3 // 2
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, _ROOM // pictures))
