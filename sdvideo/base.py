@@ -24,7 +24,7 @@ from .picture import Frame, Picture
 from .scaling import scaled
 
 LOWEST_CRF, HIGHEST_CRF = 1.0, 70.0
-EFFORT = {"fast": 5, "balanced": 3, "best": 1}  # SVT-AV1's own presets
+EFFORT = {"fast": 6, "balanced": 3, "best": 2}  # SVT-AV1's own presets
 PROBE = 10  # and the one to find out with how groups behave
 DELIMITER = b"\x12\x00"  # the OBU that begins a temporal unit
 
@@ -35,6 +35,9 @@ _LEAST_SIDE = 64  # pixels that SVT-AV1 needs; smaller pictures are scaled up to
 # Key frames only where groups begin. Quality that differs less between the layers of a mini-GOP flickers less (8 % less
 # flicker at equal bits on 14 training shots), and costs nothing.
 _SVT = "keyint=-1:scd=0:qp-scale-compress-strength=2"
+# How carefully SVT-AV1 looks goes by the CRF it is given, not by what an offset for the start leaves of it, and to it a
+# closed group is all start. So it is given a coarser one and an offset back: 4 % fewer bits for a third more time.
+_DETOUR, _PER_OFFSET, _COARSEST_CRF = 8, 1.1, 63
 _HAS_EXTENSION, _HAS_SIZE = 4, 2
 
 
@@ -122,11 +125,18 @@ def encode_base(pictures: Sequence[Picture], scale: Fraction, crf: float, effort
     if height > _MOST_LINES:
         size = f"{pictures[0].width}x{pictures[0].height}"
         raise SettingError(f"{size} is too high for an AV1 base, of {_MOST_LINES} lines at most; give base none")
-    options = {"preset": str(effort), "svtav1-params": f"crf={crf:g}:{_SVT}"}
+    options = {"preset": str(effort), "svtav1-params": f"{_params(crf)}:{_SVT}"}
     packets = svt.encode([scaled(picture, width, height) for picture in pictures], options)
     if sorted(packets) != list(range(len(pictures))):
         raise SinkError(f"SVT-AV1 gave {len(packets)} packets for {len(pictures)} pictures")
     return Base(scale, crf, tuple(pack_unit(packets[number]) for number in range(len(pictures))))
+
+
+def _params(crf: float) -> str:
+    """The CRF as SVT-AV1 is told of it, about as many bits as without the detour."""
+    finer = int(min(_DETOUR, max(0, (_COARSEST_CRF - crf) / _PER_OFFSET)))
+    given = round(4 * (crf + _PER_OFFSET * finer)) / 4
+    return f"crf={given:g}:startup-qp-offset={-finer}"
 
 
 class BaseDecoder:
