@@ -3,7 +3,7 @@
 SVT-AV1 4.1 is not made for company: encoders of one process share tables that each new one writes again, and two at
 once hang, or code what cannot be decoded. Rarely one stands still even alone. As root on Linux it makes its threads and
 the one that calls it real-time ones, which starves everything else. So each encoder runs in a process that does nothing
-else, codes one group after another, and ends itself when it stands still; then the group is coded again by another one.
+else, codes one group after another, and ends itself when it stands still; then another one codes the group again.
 
 Between the processes, all numbers little-endian:
 
@@ -39,7 +39,9 @@ from .picture import Colour, Picture
 END, FAULT = 0xFFFFFFFF, 0xFFFFFFFE
 _TRIES = 3
 _STILL = 8.0  # seconds without work after which an encoder is taken to stand still
+_UNUSED = 30.0  # seconds without being asked after which one is not needed any more
 _LOOK = 0.5  # seconds between two looks at it
+_NOTHING = 0.01  # seconds of processor time that looking may take
 _RATE = 25  # of the streams, whose times nobody reads
 _THREADS = "/proc/self/task"
 _START = (
@@ -82,6 +84,10 @@ class _Process:
         )
         atexit.register(self.end)
 
+    @property
+    def lives(self) -> bool:
+        return self._process.poll() is None
+
     def encode(self, pictures: Sequence[Picture], options: dict[str, str]) -> dict[int, bytes]:
         said, heard = self._process.stdin, self._process.stdout
         size = {"width": pictures[0].width, "height": pictures[0].height}
@@ -118,8 +124,9 @@ def _take() -> _Process:
             process = _idle.pop()
         except IndexError:
             return _Process()
-        if process.owner == os.getpid():
+        if process.owner == os.getpid() and process.lives:
             return process
+        process.end()
 
 
 def _number(pipe: BinaryIO) -> int:
@@ -188,14 +195,14 @@ def _picture(data: bytes, width: int, height: int) -> Picture:
 
 
 def _watch(parent: int, at_work: threading.Event) -> None:
-    """End the process when the one it works for is gone, or when the encoder is at work and does none."""
+    """End the process when who it works for is gone or asks no more, or when the encoder is at work and does none."""
     done, since = time.process_time(), time.monotonic()
     while os.getppid() == parent:
         time.sleep(_LOOK)
         now = time.process_time()
-        if not at_work.is_set() or now - done > 0.01:
+        if now - done > _NOTHING:
             done, since = now, time.monotonic()
-        elif time.monotonic() - since > _STILL:
+        elif time.monotonic() - since > (_STILL if at_work.is_set() else _UNUSED):
             break
     os._exit(1)
 

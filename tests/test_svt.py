@@ -94,6 +94,17 @@ def test_what_an_encoder_fails_at_is_done_by_another(
     assert (tmp_path / "flag").exists()
 
 
+@needs_proc
+def test_an_encoder_nobody_needs_ends(no_idle: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(svt, "_START", svt._START.replace("serve;", "serve; import sdvideo.svt as s; s._UNUSED = 1;"))
+    expected = svt.encode(noise(2), OPTIONS)
+    deadline = time.monotonic() + 60
+    while any(map(works, children(os.getpid()))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(works, children(os.getpid())))
+    assert svt.encode(noise(2), OPTIONS) == expected
+
+
 def test_encoders_that_all_fail_are_one_error(no_idle: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(svt, "_START", "raise SystemExit(1)")
     with pytest.raises(SinkError, match="SVT-AV1 does not come to an end"):
