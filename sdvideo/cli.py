@@ -79,12 +79,19 @@ def _told(interrupted: str = "interrupted") -> Iterator[None]:
     except BaseException as error:
         if os.environ.get("SDVIDEO_DEBUG") == "1":
             raise
-        if _is_closed_pipe(error):
-            # Whoever read our output has seen enough. Python would complain once more on its way out.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_output()
+        if _is_closed_pipe(error):  # whoever read our output has seen enough
             raise typer.Exit(1) from None
         log.error("%s", " ".join(_words(error).split()))
         raise typer.Exit(_exit_code(error)) from None
+
+
+def _leave_output() -> None:
+    """Forget what standard output does not take: Python would try once more on its way out, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _words(error: BaseException) -> str:

@@ -79,9 +79,9 @@ class _Process:
     def __init__(self):
         self.owner = os.getpid()  # after a fork two would talk to it
         command = [sys.executable, "-c", _START, json.dumps(sys.path), str(self.owner)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        # With a heap for each thread, glibc keeps more and more of what threads that ended have freed.
+        self._process = subprocess.Popen(command, env=os.environ | {"MALLOC_ARENA_MAX": "1"}, **pipes)
         atexit.register(self.end)
 
     @property
