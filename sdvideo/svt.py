@@ -59,6 +59,9 @@ def encode(pictures: Sequence[Picture], options: dict[str, str]) -> dict[int, by
         process = _take()
         try:
             packets = process.encode(pictures, options)
+        except SinkError:
+            _idle.append(process)
+            raise
         except (OSError, EOFError):  # it ended itself, or something ended it
             process.end()
             continue
@@ -166,7 +169,7 @@ def _answer(
     encoder.time_base, encoder.framerate = Fraction(1, _RATE), Fraction(_RATE)
     encoder.options = options
     answer = []
-    size = width * height * 3 // 2
+    pictures = (_picture(_exactly(source, width * height * 3 // 2), width, height) for _ in range(frames))
     try:
         at_work.set()
         encoder.open()
@@ -175,13 +178,16 @@ def _answer(
             frame = None
             if number < frames:
                 at_work.clear()
-                frame = to_frame(_picture(_exactly(source, size), width, height), Colour())
+                frame = to_frame(next(pictures), Colour())
                 frame.pts, frame.time_base = number, encoder.time_base
                 frame.pict_type = PictureType.NONE if number else PictureType.I
                 at_work.set()
             for packet in encoder.encode(frame):
                 answer += [struct.pack("<II", packet.pts, packet.size), bytes(packet)]
     except av.FFmpegError as error:
+        at_work.clear()
+        for _ in pictures:  # they are on their way, and in the way of what is asked next
+            pass
         said = str(error).encode()
         return struct.pack("<II", FAULT, len(said)) + said
     finally:
@@ -196,13 +202,13 @@ def _picture(data: bytes, width: int, height: int) -> Picture:
 
 def _watch(parent: int, at_work: threading.Event) -> None:
     """End the process when who it works for is gone or asks no more, or when the encoder is at work and does none."""
-    done, since = time.process_time(), time.monotonic()
+    done, since, was_at_work = time.process_time(), time.monotonic(), False
     while os.getppid() == parent:
         time.sleep(_LOOK)
-        now = time.process_time()
-        if now - done > _NOTHING:
-            done, since = now, time.monotonic()
-        elif time.monotonic() - since > (_STILL if at_work.is_set() else _UNUSED):
+        now, is_at_work = time.process_time(), at_work.is_set()
+        if now - done > _NOTHING or is_at_work != was_at_work:
+            done, since, was_at_work = now, time.monotonic(), is_at_work
+        elif time.monotonic() - since > (_STILL if is_at_work else _UNUSED):
             break
     os._exit(1)
 

@@ -113,7 +113,8 @@ def test_encoders_that_all_fail_are_one_error(no_idle: None, monkeypatch: pytest
 
 def test_what_the_encoder_refuses_is_one_error(no_idle: None) -> None:
     with pytest.raises(SinkError, match="SVT-AV1 failed"):
-        svt.encode(noise(2), OPTIONS | {"svtav1-params": "crf=999"})
+        svt.encode(noise(40, 256), OPTIONS | {"svtav1-params": "crf=999"})
+    assert len(svt._idle) == 1
     assert sorted(svt.encode(noise(2), OPTIONS)) == [0, 1]
 
 
