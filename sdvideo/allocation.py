@@ -14,8 +14,9 @@ from typing import Protocol
 
 import numpy as np
 
-from .base import EFFORT, HIGHEST_CRF, LOWEST_CRF, PROBE, SCALES, Base, encode_base, pack_step, shown_of, unpack_step
+from .base import EFFORT, HIGHEST_CRF, LOWEST_CRF, PROBE, SCALES, Base, decode_base, encode_base, pack_step, unpack_step
 from .picture import Frame, Picture
+from .scaling import scaled
 
 FINEST, COARSEST = 20.0, 80.0
 
@@ -64,8 +65,8 @@ def _crf(level: float, scale: Fraction) -> float:
 def _cost(pictures: Sequence[Picture], base: Base, level: float) -> float:
     width, height = pictures[0].width, pictures[0].height
     frames = [Frame(number, 1, picture) for number, picture in enumerate(pictures)]
-    pairs = zip(pictures, shown_of(base.coded(frames), width, height), strict=True)
-    errors = [float(np.square(picture.y.astype(np.float32) - shown.y).mean()) for picture, shown in pairs]
+    shown = (scaled(picture, width, height).y for picture in decode_base(base.coded(frames), width, height))
+    errors = [float(np.square(p.y.astype(np.float32) - y).mean()) for p, y in zip(pictures, shown, strict=True)]
     bits_per_pixel = base.bits / (len(pictures) * width * height)
     return _LEFT[base.scale] * math.fsum(errors) / len(errors) + _slope(level) * bits_per_pixel
 

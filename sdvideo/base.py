@@ -176,14 +176,12 @@ class BaseDecoder:
         return planes_of(frame)
 
 
-def shown_of(coded: Sequence[CodedFrame], width: int, height: int) -> Iterator[Picture]:
-    """The base pictures of a group that was just coded, enlarged by Lanczos.
+def decode_base(coded: Sequence[CodedFrame], width: int, height: int) -> Iterator[Picture]:
+    """The base pictures of a group that was just coded, of a video of width x height.
 
     Raises SinkError where they do not decode: then the encoder is to blame, not a file.
     """
-    decoder = BaseDecoder(width, height)
     try:
-        for frame in coded:
-            yield scaled(decoder.decode(frame), width, height)
+        yield from map(BaseDecoder(width, height).decode, coded)
     except DamagedError as error:
         raise SinkError(f"SVT-AV1 made what does not decode: {error}") from error

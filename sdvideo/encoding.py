@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from . import __version__
 from .ahead import ahead, side_by_side
 from .allocation import OneLevel, TargetBits, base_at, level_of, share_of_error
-from .base import Base, shown_of
+from .base import Base, decode_base
 from .container import KEY, CodedFrame, Group, Header, Reader, Writer
 from .demux import Source, open_source
 from .errors import FormatError, SettingError
@@ -194,8 +194,9 @@ class _BaseWay:
     def _last_shown(self, coded: Sequence[CodedFrame]) -> Picture:
         """The last picture as far as it can be known without a network."""
         start = max(number for number, frame in enumerate(coded) if frame.kind == KEY)
-        *_, last = shown_of(coded[start:], self._info.width, self._info.height)
-        return last
+        size = self._info.width, self._info.height
+        *_, last = decode_base(coded[start:], *size)
+        return scaled(last, *size)
 
 
 def _pictures(shot: list[Frame]) -> list[Picture]:
