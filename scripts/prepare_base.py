@@ -18,7 +18,6 @@ libsvtav1 and libdav1d; train_restore.py needs only what this writes.
 from __future__ import annotations
 
 import argparse
-import os
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
@@ -29,15 +28,15 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
-from av.video.frame import PictureType
 
-from sdvideo.colour import planes_of, to_frame
-from sdvideo.picture import Colour, Picture
+from sdvideo.base import EFFORT, decode_base, encode_base
+from sdvideo.colour import planes_of
+from sdvideo.header import SCALES
+from sdvideo.picture import Frame, Picture
 from sdvideo.restore import NO_TRUST, Tracer, grid, halved
 from sdvideo.scaling import scaled
 from sdvideo.stability import source_motion
 
-SCALES = (1.0, 2 / 3, 1 / 2)
 JUDGED = [(crf, scale) for scale in SCALES for crf in (40, 55)]
 
 
@@ -56,28 +55,12 @@ def cropped(picture: Picture, width: int, height: int) -> Picture:
     return Picture(picture.y[top : top + h, left : left + w], picture.u[chroma], picture.v[chroma])
 
 
-def through_av1(pictures: list[Picture], crf: int) -> list[Picture]:
-    """One group, as SVT-AV1 and dav1d bring it back."""
-    encoder = av.CodecContext.create("libsvtav1", "w")
-    encoder.width, encoder.height, encoder.pix_fmt = pictures[0].width, pictures[0].height, "yuv420p"
-    encoder.time_base, encoder.framerate, encoder.gop_size = Fraction(1, 30), Fraction(30), 9999
-    encoder.options = {"preset": "6", "crf": str(crf), "svtav1-params": "lp=1"}
-    decoder = av.CodecContext.create("libdav1d", "r")
-    decoder.thread_count = 1
-    packets = []
-    for i, picture in enumerate(pictures):
-        frame = to_frame(picture, Colour())
-        frame.pts, frame.pict_type = i, PictureType.NONE if i else PictureType.I
-        packets += encoder.encode(frame)
-    decoded = [frame for packet in [*packets, *encoder.encode(None)] for frame in decoder.decode(packet)]
-    decoded = [planes_of(frame) for frame in [*decoded, *decoder.decode(None)]]
-    if len(decoded) != len(pictures):
-        raise RuntimeError(f"{len(pictures)} frames in, {len(decoded)} out")
-    return decoded
-
-
-def smaller(side: int, scale: float) -> int:
-    return round(side * scale / 2) * 2
+def through_av1(pictures: list[Picture], crf: int, scale: Fraction) -> list[Picture]:
+    """One group, as the codec brings it back, enlarged by Lanczos."""
+    width, height = pictures[0].width, pictures[0].height
+    frames = [Frame(number, 1, picture) for number, picture in enumerate(pictures)]
+    coded = encode_base(pictures, scale, crf, EFFORT["balanced"]).coded(frames)
+    return [scaled(picture, width, height) for picture in decode_base(coded, width, height)]
 
 
 def stacked(pictures: list[Picture]) -> tuple[np.ndarray, np.ndarray]:
@@ -101,10 +84,8 @@ def source_side(pictures: list[Picture]) -> dict[str, np.ndarray]:
     return {"y": y, "uv": uv, "flow": np.stack(flows), "visible": np.stack(seen)}
 
 
-def base_side(pictures: list[Picture], crf: int, scale: float, number: int) -> dict[str, np.ndarray]:
-    width, height = pictures[0].width, pictures[0].height
-    small = [scaled(picture, smaller(width, scale), smaller(height, scale)) for picture in pictures]
-    y, uv = stacked([scaled(picture, width, height) for picture in through_av1(small, crf)])
+def base_side(pictures: list[Picture], crf: int, scale: Fraction, number: int) -> dict[str, np.ndarray]:
+    y, uv = stacked(through_av1(pictures, crf, scale))
     halves = [halved(luma) for luma in y]
     tracer = Tracer()
     flows, doubts = [np.zeros((2, *halves[0].shape), np.int16)], [np.full_like(halves[0], NO_TRUST)]
@@ -128,11 +109,11 @@ def prepare(path: Path, out: Path, frames: int, width: int, height: int) -> str:
         # Full size twice: most bits are spent there, and there is least to gain.
         scales = (SCALES[0], *SCALES)
         variants = [(int(rng.integers(35, 61) if rng.random() < 0.75 else rng.integers(25, 64)), s) for s in scales]
-    arrays = source_side(pictures) | {"base": np.array(variants, np.float32)}
+    arrays = source_side(pictures) | {"base": np.array([(crf, float(scale)) for crf, scale in variants], np.float32)}
     for number, (crf, scale) in enumerate(variants):
-        arrays |= base_side(pictures, crf, float(scale), number)
+        arrays |= base_side(pictures, crf, scale, number)
     np.savez(out / f"{'judge_' if judge else ''}{name}.npz", **arrays)
-    told = ", ".join(f"crf {crf} at {scale:.2f}" for crf, scale in variants)
+    told = ", ".join(f"crf {crf} at {scale}" for crf, scale in variants)
     return f"{name}: {len(pictures)} frames, {pictures[0]}, {told}{' (judge)' if judge else ''}"
 
 
@@ -145,7 +126,6 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    os.environ["SVT_LOG"] = "1"
     width, height = map(int, options.size.split("x"))
     paths = [path for folder in options.folders for path in sorted(folder.glob("video/*.mp4"))]
     work = partial(prepare, out=options.out, frames=options.frames, width=width, height=height)

@@ -28,6 +28,7 @@ from sdvideo.tracks import (
     common_timescale,
     copy_stream,
     describe,
+    put,
     reason,
     refusal,
     timescale,
@@ -286,8 +287,7 @@ class _MuxedSink(Sink):
                 # want the last packet of it.
                 if self._kind == "matroska" and packet.is_discard and packet.pts + 2 * packet.duration <= 0:
                     continue
-                packet.stream = outputs[packet.stream_index]
-                self._container.mux(packet)
+                put(packet, outputs[packet.stream_index])
 
     # --- opening --------------------------------------------------------------------------------------------
 

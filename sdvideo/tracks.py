@@ -25,6 +25,7 @@ log = logging.getLogger("sdvideo")
 
 SUFFIXES = {"mp4": "mp4", "matroska": "mkv"}  # of the track files, by their form
 _INT32 = 2**31 - 1
+_UNTIL_THE_NEXT = Fraction(1)  # second; the next one ends it in any case
 
 # Without this, FFmpeg moves a whole Matroska file later when its sound starts a little before zero.
 MATROSKA_OPTIONS = {"avoid_negative_ts": "disabled"}
@@ -139,10 +140,9 @@ class TrackWriter:
         index = packet.stream_index
         begin = ticks(self._begin, packet.time_base)
         packet.pts, packet.dts = (None if time is None else time - begin for time in (packet.pts, packet.dts))
-        packet.stream = self._outputs[index]
         try:
             with self._room():
-                packet.stream.container.mux(packet)
+                put(packet, self._outputs[index])
         except (av.ArgumentError, av.InvalidDataError, ValueError):
             self._lost[index] = self._lost.get(index, 0) + 1
 
@@ -250,6 +250,17 @@ def mend(path: Path, holes: Sequence[range], folder: Path) -> tuple[list[Path], 
 
 def _nothing_else(url: str, flags: int, options: dict) -> None:
     raise PermissionError(f"a track file asks for {url}")
+
+
+def put(packet: av.Packet, stream: av.stream.Stream) -> None:
+    """Give a packet to a stream that is being written."""
+    packet.stream = stream
+    # MP4 takes nothing that lasts too long, and does not give back what lasts no time and comes last. Image subtitles
+    # may say either: that they stay until the next one.
+    in_mp4 = stream.container.format.name in ("mp4", "mov")
+    if in_mp4 and stream.type == "subtitle" and not 0 < (packet.duration or 0) <= _INT32:
+        packet.duration = ticks(_UNTIL_THE_NEXT, packet.time_base)
+    stream.container.mux(packet)
 
 
 def copy_stream(container: av.container.OutputContainer, template: av.stream.Stream) -> av.stream.Stream:

@@ -373,11 +373,17 @@ title=Two
 
 
 def image_subtitle(path: Path) -> None:
-    """Presentation graphics as on a Blu-ray disc: a screen of 96x64 on which nothing is shown, at 0.1 and 0.5 s."""
-    screen = bytes.fromhex("0060 0040 10 0000 80 00 00 00")
+    """Presentation graphics as on a Blu-ray disc: a white 16x8 box on a screen of 96x64, twice shown and taken away."""
+    window = bytes.fromhex("01 00 0014 001e 0010 0008")
+    palette = bytes.fromhex("00 00 01 c8 80 80 ff")
+    row = bytes([1]) * 16 + bytes(2)
+    box = bytes.fromhex("0000 00 c0 000094 0010 0008") + 8 * row
     data = b""
-    for ticks in (9000, 45000):
-        for kind, payload in ((0x16, screen), (0x80, b"")):
+    for number, (ticks, shown) in enumerate(((9000, True), (45000, False), (60000, True), (80000, False))):
+        screen = bytes.fromhex("0060 0040 10") + bytes([0, number, 0x80, 0, 0, shown])
+        place = bytes.fromhex("0000 00 00 0014 001e") if shown else b""
+        parts = [(0x16, screen + place), (0x17, window), (0x14, palette), (0x15, box), (0x80, b"")]
+        for kind, payload in parts if shown else [parts[0], parts[1], parts[-1]]:
             head = ticks.to_bytes(4, "big") + bytes(4) + bytes([kind]) + len(payload).to_bytes(2, "big")
             data += b"PG" + head + payload
     path.write_bytes(data)
@@ -444,6 +450,27 @@ def test_film_with_everything(inputs, tmp_path: Path, caplog: pytest.LogCaptureF
     assert streams_of(tmp_path / "back.mp4") == streams_of(source)[:2]
     for codec in ("subrip (eng)", "ass (jpn)", "hdmv_pgs_subtitle (deu)"):
         assert f"subtitle track {codec} does not fit into mp4 and is left out; an .mkv may hold it" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("before", "options", "name", "subtitles", "in_mp4"),
+    [
+        ("-fix_sub_duration", "-c:v libx264 -c:a ac3 -c:s dvbsub", "broadcast.ts", 4, False),
+        ("-fix_sub_duration", "-c:v mpeg2video -c:a ac3 -c:s dvdsub -f vob", "disc.vob", 2, True),
+        ("", "-c:v mpeg2video -c:a ac3 -c:s dvdsub", "ripped.mkv", 2, True),
+    ],
+)
+def test_subtitles_that_are_pictures(inputs, tmp_path: Path, before, options, name, subtitles, in_mp4) -> None:
+    """Those of broadcasts and discs do not say how long they stay; those of the last file, that it is for ever."""
+    source = tmp_path / name
+    pictures = shlex.split("-f lavfi -i testsrc2=s=96x64:r=25:d=1.5")
+    media = (*pictures, *sound_of(1.5), *before.split(), *inputs["images"])
+    ffmpeg(*media, *shlex.split(f"-map 0 -map 1 -map 2 -pix_fmt yuv420p {options}"), source)
+    found = streams_of(source)
+    assert [(kind, count) for kind, _, _, count in found if kind == "subtitle"] == [("subtitle", subtitles)]
+    there_and_back(source, tmp_path / "back.mkv", tmp_path / "back.mp4")
+    assert streams_of(tmp_path / "back.mkv") == found
+    assert streams_of(tmp_path / "back.mp4") == (found if in_mp4 else found[:1])
 
 
 def test_shop_film(inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
