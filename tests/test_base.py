@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from conftest import Clip, Clips
 
 import sdvideo
@@ -141,6 +142,15 @@ def test_the_shipped_weights_are_worth_having(tmp_path):
     assert bits / (32 * 640 * 360) < 0.0085
     assert restored > 34.4 and ms_ssim > 0.978
     assert restored > lanczos + 0.3
+
+
+def test_pictures_hardly_depend_on_the_library_that_multiplies(walk):
+    shown = []
+    for enabled in (True, False):
+        with torch.backends.mkldnn.flags(enabled=enabled), sdvideo.open(walk, device="cpu") as video:
+            shown.append([frame.picture.y.astype(int) for frame in islice(video, 12)])
+    apart = np.abs(np.subtract(*shown))
+    assert apart.max() <= 4 and apart.mean() < 0.1
 
 
 def test_a_frame_by_number_does_not_disturb_those_in_order(walk):
