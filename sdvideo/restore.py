@@ -83,6 +83,18 @@ class _FusedBlock(nn.Module):
         return onednn._convolution_pointwise_.binary(x, wide, *narrow, *plain, "add", 1.0, None, [], None)
 
 
+def _fuses(block: Block, kind: torch.dtype) -> bool:
+    """Can this torch do that? Its operations for it are its own, and not promised to stay as they are."""
+    if not torch.backends.mkldnn.enabled:
+        return False
+    try:
+        with torch.inference_mode():
+            _FusedBlock(block)(torch.zeros(1, _CHANNELS, 4, 4, dtype=kind))
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return True
+
+
 class Restoration(nn.Module):
     """(up, carried, doubt, setting) -> the painted picture as patches, not rounded and not clipped."""
 
@@ -243,8 +255,7 @@ class Restorer:
         light = self._device == "cuda" or has_bfloat16()
         kind = torch.bfloat16 if light else torch.float32
         network = network.eval().to(self._device, kind, memory_format=torch.channels_last)
-        onednn = torch.backends.mkldnn
-        if self._device == "cpu" and onednn.is_available() and onednn.enabled:
+        if self._device == "cpu" and _fuses(network.blocks[0], kind):
             network.blocks = nn.Sequential(*map(_FusedBlock, network.blocks))
         self._network = network
 
