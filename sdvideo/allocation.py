@@ -17,6 +17,7 @@ import numpy as np
 from .base import EFFORT, HIGHEST_CRF, LOWEST_CRF, PROBE, SCALES, Base, decode_base, encode_base, pack_step, unpack_step
 from .picture import Frame, Picture
 from .scaling import scaled
+from .svt import Progress, silently
 
 FINEST, COARSEST = 20.0, 80.0
 
@@ -52,10 +53,16 @@ def cheapest_scale(pictures: Sequence[Picture], level: float) -> Fraction:
     return min(probes, key=lambda base: _cost(pictures, base, level)).scale
 
 
-def base_at(pictures: Sequence[Picture], level: float, preset: str, scale: Fraction) -> Base:
+def base_at(
+    pictures: Sequence[Picture],
+    level: float,
+    preset: str,
+    scale: Fraction,
+    progress: Progress = silently,
+) -> Base:
     """One closed group. level: FINEST to COARSEST; preset: of EFFORT."""
     crf = min(max(_crf(level, scale), LOWEST_CRF), HIGHEST_CRF)
-    return encode_base(pictures, scale, crf, EFFORT[preset])
+    return encode_base(pictures, scale, crf, EFFORT[preset], progress)
 
 
 def _crf(level: float, scale: Fraction) -> float:

@@ -116,7 +116,13 @@ class Base:
         )
 
 
-def encode_base(pictures: Sequence[Picture], scale: Fraction, crf: float, effort: int) -> Base:
+def encode_base(
+    pictures: Sequence[Picture],
+    scale: Fraction,
+    crf: float,
+    effort: int,
+    progress: svt.Progress = svt.silently,
+) -> Base:
     """Code one closed group. crf: LOWEST_CRF to HIGHEST_CRF, in quarters; effort: a preset of SVT-AV1.
 
     Raises SettingError for pictures that are higher than it takes.
@@ -126,7 +132,7 @@ def encode_base(pictures: Sequence[Picture], scale: Fraction, crf: float, effort
         size = f"{pictures[0].width}x{pictures[0].height}"
         raise SettingError(f"{size} is too high for an AV1 base, of {_MOST_LINES} lines at most; give base none")
     options = {"preset": str(effort), "svtav1-params": f"{_params(crf)}:{_SVT}"}
-    packets = svt.encode([scaled(picture, width, height) for picture in pictures], options)
+    packets = svt.encode([scaled(picture, width, height) for picture in pictures], options, progress)
     if sorted(packets) != list(range(len(pictures))):
         raise SinkError(f"SVT-AV1 gave {len(packets)} packets for {len(pictures)} pictures")
     return Base(scale, crf, tuple(pack_unit(packets[number]) for number in range(len(pictures))))

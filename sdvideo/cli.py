@@ -267,7 +267,10 @@ def encode(
         typer.Option(help=f"How latents of a --model of its own become integers: {', '.join(QUANTIZERS)}."),
     ] = "uniform",
     device: Device = "auto",
-    keyint: Annotated[int, typer.Option(metavar="N", help="The most frames between key frames.")] = 64,
+    keyint: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="The most frames between key frames; usually 161, fewer of large pictures."),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(

@@ -32,12 +32,16 @@ from .scaling import scaled, scaled_size
 from .seam import Error, joined, last_error
 from .settings import DEFAULT_MODEL, EncodeSettings
 from .shots import shots
+from .svt import Progress as CodedSoFar
 
 if TYPE_CHECKING:  # torch takes seconds
     from .loop import FrameEncoder
 
 _PIECE = 1 << 20
-_ROOM = 1 << 30  # bytes for the pictures of groups that are prepared side by side
+# Of a group whose length nobody chose: a key frame and ten of SVT-AV1's mini-GOPs of 16, if its pictures fit into so
+# many bytes. Key frames are dear: at half that length a video takes some 15 % more bits.
+_USUAL_KEYINT, _GROUP_ROOM = 161, 400_000_000
+_ROOM = 600_000_000  # bytes for the pictures of groups that are prepared side by side
 Progress = Callable[[int, "int | None", int, "Fraction | None"], None]
 
 
@@ -65,8 +69,8 @@ def encode(
 
     source: a path, or "-" for standard input. destination: by default, and in a folder, the source's name with .sdv.
     settings: the fields of EncodeSettings. resume: go on from what an interrupted call left beside the destination.
-    progress: called after every frame, with an AV1 base after every group, with (frames done, frames in all or None,
-    bytes of video so far, average frames per second or None). Raises the errors of errors.py.
+    progress: called after every frame, with an AV1 base now and then, with (frames done, frames in all or None, bytes
+    of video so far, average frames per second or None). Raises the errors of errors.py.
     """
     begin = time.monotonic()
     chosen = EncodeSettings(**settings)
@@ -96,7 +100,7 @@ class _LatentWay:
     def __init__(self, info: StreamInfo, settings: EncodeSettings, total: int | None):
         from .quantisers import quantiser_named  # with torch, which takes seconds and base av1 does without
 
-        self._info, self._settings = info, settings
+        self._info, self._settings, self._keyint = info, settings, _keyint(settings, info)
         self._model = load_model(
             settings.model, device=settings.device, colour=info.colour, refine=settings.preset == "best"
         )
@@ -120,13 +124,13 @@ class _LatentWay:
         elif bits is None:
             rate = ConstantQuality(step_index(settings.quality, self.scale))
         else:
-            rate = TargetSize(bits, total, settings.keyint, width * height)
+            rate = TargetSize(bits, total, self._keyint, width * height)
         for frame in store.earlier:
             rate.spent(frame.kind == KEY, frame.step, len(frame.data))
-        encoder = FrameEncoder(self._model, height, width, rate, settings.keyint, settings.preset, self._quantiser)
+        encoder = FrameEncoder(self._model, height, width, rate, self._keyint, settings.preset, self._quantiser)
         frames = (replace(frame, picture=scaled(frame.picture, width, height)) for frame in frames)
         if settings.quantizer == "palette":
-            frames = _foreseen(frames, encoder, settings.keyint)
+            frames = _foreseen(frames, encoder, self._keyint)
         first, coded, size = store.frames, [], 0
         for frame in frames:
             following = encoder.encode(frame)
@@ -155,7 +159,7 @@ class _BaseWay:
     scale, restorer = Fraction(1), None  # of the header: each group has a scale of its own
 
     def __init__(self, info: StreamInfo, settings: EncodeSettings, total: int | None):
-        self._info, self._settings = info, settings
+        self._info, self._settings, self._keyint = info, settings, _keyint(settings, info)
         self.model = restorer_id()
 
     def groups(
@@ -173,23 +177,23 @@ class _BaseWay:
         frames, last = iter(frames), None
         if store.earlier and (before := next(frames, None)):
             last = before.picture, self._last_shown(store.earlier)
-        workers = settings.workers or _fitting(info, settings.keyint)
-        foreseen = side_by_side(
-            lambda shot: allocation.foresee(_pictures(shot)), shots(frames, settings.keyint), workers
-        )
+        workers = settings.workers or _fitting(info, self._keyint)
+        foreseen = side_by_side(lambda shot: allocation.foresee(_pictures(shot)), shots(frames, self._keyint), workers)
         for shot, scale in foreseen:
             pictures = _pictures(shot)
             error = last and last_error(*last, pictures[0])
-            base = allocation.code(pictures, partial(self._code, pictures, error), scale)
-            progress(store.frames + len(shot), total, store.video_size + base.bits // 8, info.rate)
+            told = _onwards(lambda done, size: progress(store.frames + done, total, store.video_size + size, info.rate))
+            base = allocation.code(pictures, partial(self._code, pictures, error, told), scale)
             coded = base.coded(shot)
             last = pictures[-1], self._last_shown(coded)
             yield Group(store.frames, coded)
 
-    def _code(self, pictures: list[Picture], error: Error | None, level: float, scale: Fraction) -> Base:
+    def _code(
+        self, pictures: list[Picture], error: Error | None, progress: CodedSoFar, level: float, scale: Fraction
+    ) -> Base:
         """One group, its first picture with its share of the last error, if there is one."""
         first = pictures[0] if error is None else joined(pictures[0], error, share_of_error(level))
-        return base_at([first, *pictures[1:]], level, self._settings.preset, scale)
+        return base_at([first, *pictures[1:]], level, self._settings.preset, scale, progress)
 
     def _last_shown(self, coded: Sequence[CodedFrame]) -> Picture:
         """The last picture as far as it can be known without a network."""
@@ -203,9 +207,31 @@ def _pictures(shot: list[Frame]) -> list[Picture]:
     return [frame.picture for frame in shot]
 
 
+def _onwards(progress: CodedSoFar) -> CodedSoFar:
+    """The same for a group that may be coded several times, but only where it is further than it was."""
+    furthest = 0
+
+    def tell(frames: int, size: int) -> None:
+        nonlocal furthest
+        if frames > furthest:
+            furthest = frames
+            progress(frames, size)
+
+    return tell
+
+
+def _keyint(settings: EncodeSettings, info: StreamInfo) -> int:
+    """The most frames of a group, whose pictures are held in memory."""
+    return settings.keyint or min(_USUAL_KEYINT, max(1, _GROUP_ROOM // _picture_bytes(info)))
+
+
+def _picture_bytes(info: StreamInfo) -> int:
+    return info.width * info.height * 3 // 2
+
+
 def _fitting(info: StreamInfo, keyint: int) -> int:
     """How many groups to prepare side by side: one for each core, but no more pictures than have room in memory."""
-    pictures = keyint * info.width * info.height * 3 // 2
+    pictures = keyint * _picture_bytes(info)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, _ROOM // pictures))
 

@@ -8,8 +8,8 @@ else, codes one group after another, and ends itself when it stands still; then 
 Between the processes, all numbers little-endian:
 
     to it      u32 length, then as many bytes of JSON: width, height, frames, options; then each picture: Y, U, V
-    from it    each packet: u32 number of its picture, u32 length, bytes; at the end u32 END; or u32 FAULT, u32 length
-               and what FFmpeg said
+    from it    each packet, as soon as there is one: u32 number of its picture, u32 length, bytes; at the end u32 END,
+               or u32 FAULT, u32 length and what FFmpeg said
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from typing import BinaryIO
@@ -35,6 +35,8 @@ from av.video.frame import PictureType
 from .colour import to_frame
 from .errors import SinkError
 from .picture import Colour, Picture
+
+Progress = Callable[[int, int], None]  # pictures coded so far, and the bytes they take
 
 END, FAULT = 0xFFFFFFFF, 0xFFFFFFFE
 _TRIES = 3
@@ -49,7 +51,11 @@ _START = (
 )
 
 
-def encode(pictures: Sequence[Picture], options: dict[str, str]) -> dict[int, bytes]:
+def silently(pictures: int, size: int) -> None:
+    """A Progress that tells nobody."""
+
+
+def encode(pictures: Sequence[Picture], options: dict[str, str], progress: Progress = silently) -> dict[int, bytes]:
     """One closed sequence: the packet of each picture by its number.
 
     pictures: of one size, even, as large as SVT-AV1 needs; options: of FFmpeg's libsvtav1. Raises SinkError where the
@@ -58,7 +64,7 @@ def encode(pictures: Sequence[Picture], options: dict[str, str]) -> dict[int, by
     for _ in range(_TRIES):
         process = _take()
         try:
-            packets = process.encode(pictures, options)
+            packets = process.encode(pictures, options, progress)
         except SinkError:
             _idle.append(process)
             raise
@@ -91,22 +97,32 @@ class _Process:
     def lives(self) -> bool:
         return self._process.poll() is None
 
-    def encode(self, pictures: Sequence[Picture], options: dict[str, str]) -> dict[int, bytes]:
-        said, heard = self._process.stdin, self._process.stdout
-        size = {"width": pictures[0].width, "height": pictures[0].height}
-        head = json.dumps({**size, "frames": len(pictures), "options": options}).encode()
-        said.write(struct.pack("<I", len(head)) + head)
-        for picture in pictures:
-            for plane in (picture.y, picture.u, picture.v):
-                said.write(np.ascontiguousarray(plane))
-        said.flush()
-        packets = {}
+    def encode(self, pictures: Sequence[Picture], options: dict[str, str], progress: Progress) -> dict[int, bytes]:
+        telling = threading.Thread(target=self._tell, args=(pictures, options), daemon=True)
+        telling.start()  # for the packets of the first pictures come before the last pictures have gone
+        heard = self._process.stdout
+        packets, size = {}, 0
         while (number := _number(heard)) != END:
             data = _exactly(heard, _number(heard))
             if number == FAULT:
+                telling.join()
                 raise SinkError(f"SVT-AV1 failed: {data.decode()}")
             packets[number] = data
+            size += len(data)
+            progress(len(packets), size)
+        telling.join()
         return packets
+
+    def _tell(self, pictures: Sequence[Picture], options: dict[str, str]) -> None:
+        said = self._process.stdin
+        size = {"width": pictures[0].width, "height": pictures[0].height}
+        head = json.dumps({**size, "frames": len(pictures), "options": options}).encode()
+        with suppress(OSError, ValueError):  # who listens will find out that it has ended, or been ended
+            said.write(struct.pack("<I", len(head)) + head)
+            for picture in pictures:
+                for plane in (picture.y, picture.u, picture.v):
+                    said.write(np.ascontiguousarray(plane))
+            said.flush()
 
     def end(self) -> None:
         atexit.unregister(self.end)
@@ -156,43 +172,45 @@ def serve(parent: int) -> None:
     with suppress(EOFError, BrokenPipeError):
         while True:
             head = json.loads(_exactly(source, _number(source)))
-            sink.write(_answer(source, at_work, **head))
-            sink.flush()
+            for piece in _answer(source, at_work, **head):
+                sink.write(piece)
+                sink.flush()
     os._exit(0)
 
 
 def _answer(
     source: BinaryIO, at_work: threading.Event, width: int, height: int, frames: int, options: dict[str, str]
-) -> bytes:
+) -> Iterator[bytes]:
+    """Take the pictures and give the packets; at work while the encoder is, not while anybody waits for a pipe."""
     encoder = av.CodecContext.create("libsvtav1", "w")
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
     encoder.time_base, encoder.framerate = Fraction(1, _RATE), Fraction(_RATE)
     encoder.options = options
-    answer = []
     pictures = (_picture(_exactly(source, width * height * 3 // 2), width, height) for _ in range(frames))
     try:
         at_work.set()
         encoder.open()
         _calm()
         for number in range(frames + 1):
+            at_work.clear()
             frame = None
             if number < frames:
-                at_work.clear()
                 frame = to_frame(next(pictures), Colour())
                 frame.pts, frame.time_base = number, encoder.time_base
                 frame.pict_type = PictureType.NONE if number else PictureType.I
-                at_work.set()
-            for packet in encoder.encode(frame):
-                answer += [struct.pack("<II", packet.pts, packet.size), bytes(packet)]
+            at_work.set()
+            packets = encoder.encode(frame)
+            at_work.clear()
+            for packet in packets:
+                yield struct.pack("<II", packet.pts, packet.size) + bytes(packet)
     except av.FFmpegError as error:
         at_work.clear()
         for _ in pictures:  # they are on their way, and in the way of what is asked next
             pass
         said = str(error).encode()
-        return struct.pack("<II", FAULT, len(said)) + said
-    finally:
-        at_work.clear()
-    return b"".join([*answer, struct.pack("<I", END)])
+        yield struct.pack("<II", FAULT, len(said)) + said
+    else:
+        yield struct.pack("<I", END)
 
 
 def _picture(data: bytes, width: int, height: int) -> Picture:
