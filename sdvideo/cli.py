@@ -269,7 +269,10 @@ def encode(
     device: Device = "auto",
     keyint: Annotated[
         int | None,
-        typer.Option(metavar="N", help="The most frames between key frames; usually 161, fewer of large pictures."),
+        typer.Option(
+            metavar="N",
+            help="The most frames between key frames; 161 if not given, fewer of large pictures, 64 with base none.",
+        ),
     ] = None,
     workers: Annotated[
         int | None,

@@ -38,9 +38,9 @@ if TYPE_CHECKING:  # torch takes seconds
     from .loop import FrameEncoder
 
 _PIECE = 1 << 20
-# Of a group whose length nobody chose: a key frame and ten of SVT-AV1's mini-GOPs of 16, if its pictures fit into so
-# many bytes. Key frames are dear: at half that length a video takes some 15 % more bits.
-_USUAL_KEYINT, _GROUP_ROOM = 161, 400_000_000
+# Frames of a group where nobody chose. Of AV1 a key frame and ten of SVT-AV1's mini-GOPs of 16, if the pictures fit
+# into so many bytes: at half that length a video takes some 15 % more bits. With latent deltas it makes no difference.
+_BASE_KEYINT, _GROUP_ROOM, _LATENT_KEYINT = 161, 400_000_000, 64
 _ROOM = 600_000_000  # bytes for the pictures of groups that are prepared side by side
 Progress = Callable[[int, "int | None", int, "Fraction | None"], None]
 
@@ -100,7 +100,7 @@ class _LatentWay:
     def __init__(self, info: StreamInfo, settings: EncodeSettings, total: int | None):
         from .quantisers import quantiser_named  # with torch, which takes seconds and base av1 does without
 
-        self._info, self._settings, self._keyint = info, settings, _keyint(settings, info)
+        self._info, self._settings, self._keyint = info, settings, settings.keyint or _LATENT_KEYINT
         self._model = load_model(
             settings.model, device=settings.device, colour=info.colour, refine=settings.preset == "best"
         )
@@ -159,7 +159,8 @@ class _BaseWay:
     scale, restorer = Fraction(1), None  # of the header: each group has a scale of its own
 
     def __init__(self, info: StreamInfo, settings: EncodeSettings, total: int | None):
-        self._info, self._settings, self._keyint = info, settings, _keyint(settings, info)
+        self._info, self._settings = info, settings
+        self._keyint = settings.keyint or min(_BASE_KEYINT, max(1, _GROUP_ROOM // _picture_bytes(info)))
         self.model = restorer_id()
 
     def groups(
@@ -218,11 +219,6 @@ def _onwards(progress: CodedSoFar) -> CodedSoFar:
             progress(frames, size)
 
     return tell
-
-
-def _keyint(settings: EncodeSettings, info: StreamInfo) -> int:
-    """The most frames of a group, whose pictures are held in memory."""
-    return settings.keyint or min(_USUAL_KEYINT, max(1, _GROUP_ROOM // _picture_bytes(info)))
 
 
 def _picture_bytes(info: StreamInfo) -> int:

@@ -21,8 +21,8 @@ class EncodeSettings:
     """How to encode.
 
     quality: 0..100, or None when bitrate or size steers. bitrate: bits per second of the whole file; size: bytes of the
-    whole file. keyint: the most frames a group may have, 1 = every frame stands alone; if not given, 161, or as many
-    as there is room for in 400 MB. preset: how long to search.
+    whole file. keyint: the most frames a group may have, 1 = every frame stands alone; if not given, with an AV1
+    base 161, or as many as there is room for in 400 MB, and 64 with base none. preset: how long to search.
     model: "embedded", a folder or a Hub id, owner/name or owner/name@revision. base: "av1" or "none" (latent deltas and
     coded block motion); if not given, "av1" with the embedded model, and "none" with others, which have no other way.
     device: see DEVICES. scale: of the pictures that are coded, one of SCALES; if not given, what suits the quality,
