@@ -17,6 +17,7 @@ import torch
 from conftest import Clip, Clips
 
 import sdvideo
+from sdvideo import encoding
 from sdvideo.allocation import base_at, cheapest_scale, level_of
 from sdvideo.base import SCALES, BaseDecoder, base_size, encode_base, pack_step, pack_unit, unpack_step, unpack_unit
 from sdvideo.colour import planes_of
@@ -255,6 +256,19 @@ def test_more_quality_takes_more_bits_and_gives_it(tmp_path):
             pairs = islice(zip(source.frames(), video), 8)
             found.append((path.stat().st_size, np.mean([psnr(x.picture, y.picture)[1] for x, y in pairs])))
     assert found == sorted(found) and found[0][1] + 8 < found[-1][1]
+
+
+def test_groups_are_long_but_fit_into_memory(tmp_path, monkeypatch):
+    told = []
+    tell = {"progress": lambda done, total, size, rate: told.append((done, size))}
+    result = sdvideo.encode(SAMPLE, tmp_path / "walk.sdv", quality=10, preset="fast", **tell)
+    assert (result.frames, result.groups) == (125, 2)  # there is a cut
+    assert told == sorted(told) and told[-1][0] == 125
+    assert len({done for done, _ in told}) > 60  # it is told how far a group is, too
+    monkeypatch.setattr(encoding, "_GROUP_ROOM", 50 * 640 * 360 * 3 // 2)
+    sdvideo.encode(SAMPLE, tmp_path / "little.sdv", quality=10, preset="fast")
+    with Reader(tmp_path / "little.sdv") as reader:
+        assert max(entry.frames for entry in reader.groups) == 50
 
 
 @pytest.mark.slow
