@@ -22,6 +22,9 @@ from .svt import Progress, silently
 FINEST, COARSEST = 20.0, 80.0
 
 _TRIES, _CLOSE, _FEWEST = 5, 0.01, 64.0
+_MADE_UP = 0.02  # of what groups after this one may take: by so much more or less nobody sees them differ
+_GLANCES = 3  # in a hurry, to find where the first group begins
+_CARE = 0.85  # bits of a group coded with care, over those in a hurry, about
 _NEAR = 4.0  # levels between which the scale of a group is taken to stay
 # What natural video takes about: bits per pixel at level 50, and log(bits) per level.
 _USUAL, _DECAY = 0.035, 0.065
@@ -46,11 +49,13 @@ def share_of_error(level: float) -> float:
     return float(np.interp(level, (30, 70), (0.5, 0.9)))
 
 
-def cheapest_scale(pictures: Sequence[Picture], level: float) -> Fraction:
-    """The scale that suits a closed group. level: FINEST to COARSEST."""
+def in_a_hurry(pictures: Sequence[Picture], level: float, scale: Fraction | None = None) -> Base:
+    """One closed group at a glance, at the scale that suits it if none is given. level: FINEST to COARSEST."""
+    if scale is not None:
+        return encode_base(pictures, scale, _fitting_crf(level, scale), PROBE)
     fitting = [scale for scale in SCALES if LOWEST_CRF <= _crf(level, scale) <= HIGHEST_CRF]
-    probes = [encode_base(pictures, scale, _crf(level, scale), PROBE) for scale in fitting]
-    return min(probes, key=lambda base: _cost(pictures, base, level)).scale
+    probes = [in_a_hurry(pictures, level, scale) for scale in fitting]
+    return min(probes, key=lambda base: _cost(pictures, base, level))
 
 
 def base_at(
@@ -61,12 +66,15 @@ def base_at(
     progress: Progress = silently,
 ) -> Base:
     """One closed group. level: FINEST to COARSEST; preset: of EFFORT."""
-    crf = min(max(_crf(level, scale), LOWEST_CRF), HIGHEST_CRF)
-    return encode_base(pictures, scale, crf, EFFORT[preset], progress)
+    return encode_base(pictures, scale, _fitting_crf(level, scale), EFFORT[preset], progress)
 
 
 def _crf(level: float, scale: Fraction) -> float:
     return round(4 * (level - _BELOW[scale])) / 4
+
+
+def _fitting_crf(level: float, scale: Fraction) -> float:
+    return min(max(_crf(level, scale), LOWEST_CRF), HIGHEST_CRF)
 
 
 def _cost(pictures: Sequence[Picture], base: Base, level: float) -> float:
@@ -108,7 +116,7 @@ class OneLevel:
         self._level, self._scale = level, scale
 
     def foresee(self, pictures: Sequence[Picture]) -> Fraction:
-        return self._scale or cheapest_scale(pictures, self._level)
+        return self._scale or in_a_hurry(pictures, self._level).scale
 
     def code(self, pictures: Sequence[Picture], encode: Encode, scale: Fraction) -> Base:
         return encode(self._level, scale)
@@ -117,14 +125,15 @@ class OneLevel:
 class TargetBits:
     """Steers towards a number of bits for a known number of frames: each group gets its share of what is left.
 
-    A group is coded again, at most _TRIES times in all, until it takes what it may. bits, frames: left to spend and to
-    code; pixels: of a frame; scale: of all groups, None for what is cheapest; step: the step byte of the frame before,
-    if there is one. All that one group tells the next is in the file, so that an encoding that was interrupted goes on
-    as if it had not been.
+    A group is coded again, at most _TRIES times in all, until it takes what it may, or differs by what those after it
+    can make up for. Where the first one begins is found in a hurry. bits, frames: left to spend and to code; pixels: of
+    a frame; scale: of all groups, None for what is cheapest; step: the step byte of the frame before, if there is one.
+    All that one group tells the next is in the file, so that an encoding that was interrupted goes on as if it had not
+    been.
     """
 
     def __init__(self, bits: float, frames: int, pixels: int, scale: Fraction | None, step: int | None = None):
-        self._bits, self._frames, self._scale = bits, frames, scale
+        self._bits, self._frames, self._scale, self._first = bits, frames, scale, step is None
         if step is not None:
             self._level = _level_of_step(step)
         else:
@@ -137,16 +146,26 @@ class TargetBits:
     def code(self, pictures: Sequence[Picture], encode: Encode, scale: Fraction | None) -> Base:
         frames = len(pictures)
         target = max(self._bits * frames / max(frames, self._frames), _FEWEST)
+        close = max(_CLOSE * target, _MADE_UP * (self._bits - target))
         tries: dict[float, Base] = {}
+        scales: dict[float, Fraction] = {}
         level = self._level
+        if self._first:
+            for _ in range(_GLANCES):
+                glance = in_a_hurry(pictures, level, scale)
+                scales[level], before = glance.scale, level
+                level = _level_at(level, _CARE * glance.bits / target)
+                if abs(level - before) <= _NEAR:
+                    break
         while len(tries) < _TRIES and level not in tries:
-            known = [base.scale for tried, base in tries.items() if abs(tried - level) <= _NEAR]
-            tries[level] = encode(level, scale or (known[-1] if known else cheapest_scale(pictures, level)))
-            if abs(tries[level].bits / target - 1) < _CLOSE:
+            known = [scales[seen] for seen in scales if abs(seen - level) <= _NEAR]
+            scales[level] = scale or (known[-1] if known else in_a_hurry(pictures, level).scale)
+            tries[level] = encode(level, scales[level])
+            if abs(tries[level].bits - target) < close:
                 break
             level = self._following(tries, target)
         base = min(tries.values(), key=lambda base: abs(math.log(base.bits / target)))
-        self._level = _level_of_step(pack_step(base.crf, base.scale))
+        self._level, self._first = _level_of_step(pack_step(base.crf, base.scale)), False
         self._bits -= base.bits
         self._frames -= frames
         return base
@@ -162,5 +181,14 @@ class TargetBits:
             level = low + (high - low) * min(max(part / gap, 0.05), 0.95) if gap > 0 else (low + high) / 2
         else:
             nearest = max(over) if over else min(under)
-            level = nearest + math.log(tries[nearest].bits / target) / _DECAY
-        return min(max(round(4 * level) / 4, FINEST), COARSEST)
+            return _level_at(nearest, tries[nearest].bits / target)
+        return _rounded(level)
+
+
+def _level_at(level: float, ratio: float) -> float:
+    """Where a group should take what it may if at this level it takes `ratio` times as much."""
+    return _rounded(level + math.log(ratio) / _DECAY)
+
+
+def _rounded(level: float) -> float:
+    return min(max(round(4 * level) / 4, FINEST), COARSEST)
