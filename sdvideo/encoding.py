@@ -226,10 +226,10 @@ def _picture_bytes(info: StreamInfo) -> int:
 
 
 def _fitting(info: StreamInfo, keyint: int) -> int:
-    """How many groups to prepare side by side: one for each core, but no more pictures than have room in memory."""
+    """How many groups to prepare while one is coded: with it one for each core, if there is room for their pictures."""
     pictures = keyint * _picture_bytes(info)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, _ROOM // pictures))
+    return max(1, min(cores - 1, _ROOM // pictures))
 
 
 _WAYS = {"none": _LatentWay, "av1": _BaseWay}

@@ -157,6 +157,12 @@ def test_4k_takes_less_than_4_gb(tmp_path: Path, base: str) -> None:
     assert max(peaks(source, base)) < 4000
 
 
+@pytest.mark.long
+def test_seconds_of_4k_take_less_than_4_gb(tmp_path: Path) -> None:
+    """Several groups of it, which are held in memory."""
+    assert max(peaks(make_clip(tmp_path / "4k.mp4", "3840x2160", 4), "av1")) < 4000
+
+
 def assert_flat(folder: Path, size: str, short: int, long: int, base: str) -> None:
     """Seconds of video: the long one takes hardly more memory than the short one."""
     before = peaks(make_clip(folder / "short.mp4", size, short), base)
