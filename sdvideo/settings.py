@@ -28,9 +28,9 @@ class EncodeSettings:
     device: see DEVICES. scale: of the pictures that are coded, one of SCALES; if not given, what suits the quality,
     with base av1 each group; "1" with models other than the embedded one.
     quantizer: how the latents of models other than the embedded one become integers: "uniform" by quality, bitrate or
-    size; "8bit" and "palette" know no such choice. workers: groups of an AV1 base that are prepared side by side,
-    their AV1 encoders in turn; the file is the same for any number; if not given, as many as there are cores and room
-    for.
+    size; "8bit" and "palette" know no such choice. workers: groups of an AV1 base that are prepared side by side
+    while one is coded; the file is the same for any number; if not given, one less than there are cores, at least one,
+    and no more than there is room for.
     """
 
     quality: float | None = None
