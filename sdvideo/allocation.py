@@ -22,7 +22,7 @@ from .svt import Progress, silently
 FINEST, COARSEST = 20.0, 80.0
 
 _TRIES, _CLOSE, _FEWEST = 5, 0.01, 64.0
-_MADE_UP = 0.02  # of what groups after this one may take: by so much more or less nobody sees them differ
+_MADE_UP = 0.03  # of what a group may take: those after it make up for so much
 _GLANCES = 3  # in a hurry, to find where the first group begins
 _CARE = 0.85  # bits of a group coded with care, over those in a hurry, about
 _NEAR = 4.0  # levels between which the scale of a group is taken to stay
@@ -146,7 +146,7 @@ class TargetBits:
     def code(self, pictures: Sequence[Picture], encode: Encode, scale: Fraction | None) -> Base:
         frames = len(pictures)
         target = max(self._bits * frames / max(frames, self._frames), _FEWEST)
-        close = max(_CLOSE * target, _MADE_UP * (self._bits - target))
+        close = _MADE_UP if frames < self._frames else _CLOSE
         tries: dict[float, Base] = {}
         scales: dict[float, Fraction] = {}
         level = self._level
@@ -161,7 +161,7 @@ class TargetBits:
             known = [scales[seen] for seen in scales if abs(seen - level) <= _NEAR]
             scales[level] = scale or (known[-1] if known else in_a_hurry(pictures, level).scale)
             tries[level] = encode(level, scales[level])
-            if abs(tries[level].bits - target) < close:
+            if abs(tries[level].bits / target - 1) < close:
                 break
             level = self._following(tries, target)
         base = min(tries.values(), key=lambda base: abs(math.log(base.bits / target)))
