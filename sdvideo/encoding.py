@@ -183,8 +183,13 @@ class _BaseWay:
         for shot, scale in foreseen:
             pictures = _pictures(shot)
             error = last and last_error(*last, pictures[0])
-            told = _onwards(lambda done, size: progress(store.frames + done, total, store.video_size + size, info.rate))
-            base = allocation.code(pictures, partial(self._code, pictures, error, told), scale)
+
+            def tell(done: int, size: int) -> None:
+                progress(store.frames + done, total, store.video_size + size, info.rate)
+
+            underway = _onwards(tell, len(shot))
+            base = allocation.code(pictures, partial(self._code, pictures, error, underway), scale)
+            tell(len(shot), base.bits // 8)
             coded = base.coded(shot)
             last = pictures[-1], self._last_shown(coded)
             yield Group(store.frames, coded)
@@ -208,13 +213,13 @@ def _pictures(shot: list[Frame]) -> list[Picture]:
     return [frame.picture for frame in shot]
 
 
-def _onwards(progress: CodedSoFar) -> CodedSoFar:
-    """The same for a group that may be coded several times, but only where it is further than it was."""
+def _onwards(progress: CodedSoFar, end: int) -> CodedSoFar:
+    """The same for a group that may be coded several times: where it is further than it was, but not yet at its end."""
     furthest = 0
 
     def tell(frames: int, size: int) -> None:
         nonlocal furthest
-        if frames > furthest:
+        if furthest < frames < end:
             furthest = frames
             progress(frames, size)
 
