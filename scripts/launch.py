@@ -4,8 +4,9 @@ processors it kept busy on average, with the processes it started and waited for
     python scripts/launch.py COMMAND [ARGUMENT ...]
 
 The peak is that of resident memory of the program itself or, on Linux, of it and the processes it started together,
-looked at every tenth of a second, where that is more. The kernel counts to a process what its parent held when it was
-started, so that needs a small parent.
+looked at fifty times a second, where that is more. What several of them share counts for each, so that it does not
+matter what else runs and shares it. The kernel counts to a process what its parent held when it was started, so that
+needs a small parent.
 """
 
 import json
@@ -15,7 +16,8 @@ import sys
 import threading
 import time
 
-INTERVAL = 0.1
+INTERVAL = 0.02
+PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
 
 
 def family(process):
@@ -30,18 +32,18 @@ def family(process):
         pass
 
 
-def share(process):
-    """Resident memory of a process in kB; what several share counts in parts."""
+def resident(process):
+    """Resident memory of a process in bytes."""
     try:
-        with open(f"/proc/{process}/smaps_rollup") as lines:
-            return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
-    except OSError:
+        with open(f"/proc/{process}/statm") as numbers:
+            return int(numbers.read().split()[1]) * PAGE
+    except (OSError, IndexError):
         return 0
 
 
 def watch(process, ended, found):
     while not ended.wait(INTERVAL):
-        found.append(sum(map(share, family(process))) / 2**10)
+        found.append(sum(map(resident, family(process))) / 2**20)
 
 
 begin = time.monotonic()
