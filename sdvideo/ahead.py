@@ -6,8 +6,8 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -21,7 +21,7 @@ def ahead(items: Iterable[Item], most: int = 4) -> Iterator[Iterator[Item]]:
 
     Iterating begins here: what it takes to begin, such as importing torch, can be interrupted in the main thread only.
     An error in the thread is raised where its item would have come. Leaving the context stops the thread at its next
-    item and waits for it, so that what the items come from can be closed.
+    item and waits for it, so that what the items come from can be closed; who still asks gets CancelledError.
     """
     items = iter(items)
     ready: queue.Queue = queue.Queue(most)
@@ -48,6 +48,8 @@ def ahead(items: Iterable[Item], most: int = 4) -> Iterator[Iterator[Item]]:
     def taken() -> Iterator[Item]:
         while True:
             item, error = ready.get()
+            if stop.is_set():
+                raise CancelledError
             if error is not None:
                 raise error
             if item is _END:
@@ -61,21 +63,35 @@ def ahead(items: Iterable[Item], most: int = 4) -> Iterator[Iterator[Item]]:
     finally:
         stop.set()
         thread.join()
+        with suppress(queue.Full):  # then nobody waits
+            ready.put_nowait((_END, None))
 
 
 def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[tuple[Item, Result]]:
-    """Each item with what the work on it gives, in order; up to `workers` items are in work, and no more are held.
+    """Each item with what the work on it gives, in order; `workers` items after it are on their way meanwhile.
 
-    An error is raised where its result would have come. Who leaves earlier does not wait for what is in work.
+    They are taken in a thread, one after another. An error is raised where its result would have come. Who leaves
+    earlier does not wait for what is in work. Without workers nothing is done before it is asked for.
     """
-    pool, in_work = ThreadPoolExecutor(workers), deque()
+    items = iter(items)
+    if not workers:
+        yield from ((item, work(item)) for item in items)
+        return
+    reader, pool, on_their_way = ThreadPoolExecutor(1), ThreadPoolExecutor(workers), deque()
+
+    def prepared(reading: Future) -> tuple[Item, Result] | object:
+        item = reading.result()
+        return item if item is _END else (item, work(item))
+
+    def begin_one() -> None:
+        on_their_way.append(pool.submit(prepared, reader.submit(next, items, _END)))
+
     try:
-        for item in items:
-            in_work.append((item, pool.submit(work, item)))
-            if len(in_work) == workers:
-                item, result = in_work.popleft()
-                yield item, result.result()
-        for item, result in in_work:
-            yield item, result.result()
+        for _ in range(workers):
+            begin_one()
+        while (done := on_their_way.popleft().result()) is not _END:
+            begin_one()
+            yield done
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for threads in (reader, pool):
+            threads.shutdown(wait=False, cancel_futures=True)

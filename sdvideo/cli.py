@@ -278,7 +278,7 @@ def encode(
         int | None,
         typer.Option(
             metavar="N",
-            help="Groups of an AV1 base to prepare while one is coded: fewer than cores if not given. Same file.",
+            help="Groups of an AV1 base to prepare while one is coded: 0 takes least memory, more time. Same file.",
             show_default=False,
         ),
     ] = None,

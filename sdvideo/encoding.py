@@ -41,7 +41,7 @@ _PIECE = 1 << 20
 # Frames of a group where nobody chose. Of AV1 a key frame and ten of SVT-AV1's mini-GOPs of 16, if the pictures fit
 # into so many bytes: at half that length a video takes some 15 % more bits. With latent deltas it makes no difference.
 _BASE_KEYINT, _GROUP_ROOM, _LATENT_KEYINT = 161, 400_000_000, 64
-_ROOM = 600_000_000  # bytes for the pictures of groups that are prepared side by side
+_ROOM = 600_000_000  # bytes for the pictures of the groups in work
 Progress = Callable[[int, "int | None", int, "Fraction | None"], None]
 
 
@@ -178,7 +178,7 @@ class _BaseWay:
         frames, last = iter(frames), None
         if store.earlier and (before := next(frames, None)):
             last = before.picture, self._last_shown(store.earlier)
-        workers = settings.workers or _fitting(info, self._keyint)
+        workers = _fitting(info, self._keyint) if settings.workers is None else settings.workers
         foreseen = side_by_side(lambda shot: allocation.foresee(_pictures(shot)), shots(frames, self._keyint), workers)
         for shot, scale in foreseen:
             pictures = _pictures(shot)
@@ -231,10 +231,10 @@ def _picture_bytes(info: StreamInfo) -> int:
 
 
 def _fitting(info: StreamInfo, keyint: int) -> int:
-    """How many groups to prepare while one is coded: with it one for each core, if there is room for their pictures."""
+    """How many groups to prepare while one is coded: with it one for each core, if there is room for all of them."""
     pictures = keyint * _picture_bytes(info)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores - 1, _ROOM // pictures))
+    return max(0, min(max(1, cores - 1), _ROOM // pictures - 1))
 
 
 _WAYS = {"none": _LatentWay, "av1": _BaseWay}

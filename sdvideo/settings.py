@@ -30,7 +30,7 @@ class EncodeSettings:
     quantizer: how the latents of models other than the embedded one become integers: "uniform" by quality, bitrate or
     size; "8bit" and "palette" know no such choice. workers: groups of an AV1 base that are prepared side by side
     while one is coded; the file is the same for any number; if not given, one less than there are cores, at least one,
-    and no more than there is room for.
+    and no more than there is room for; 0 takes least memory.
     """
 
     quality: float | None = None
@@ -57,7 +57,7 @@ class EncodeSettings:
         _within("bitrate", self.bitrate, 100, 1e10)
         _within("size", self.size, 500, 1e13)
         _within("keyint", self.keyint, 1, 65535)
-        _within("workers", self.workers, 1, 64)
+        _within("workers", self.workers, 0, 64)
         for name, choices in (("preset", PRESETS), ("base", BASES), ("device", DEVICES), ("quantizer", QUANTIZERS)):
             if getattr(self, name) not in choices:
                 raise SettingError(f"{name} is {getattr(self, name)!r}; it can be {', '.join(choices)}")

@@ -18,7 +18,7 @@ from conftest import Clip, Clips
 
 import sdvideo
 from sdvideo import encoding
-from sdvideo.allocation import base_at, in_a_hurry, level_of
+from sdvideo.allocation import base_at, cheapest_scale, level_of
 from sdvideo.base import SCALES, BaseDecoder, base_size, encode_base, pack_step, pack_unit, unpack_step, unpack_unit
 from sdvideo.colour import planes_of
 from sdvideo.container import KEY, Reader
@@ -86,7 +86,7 @@ def test_a_smaller_scale_is_taken_at_lower_levels():
     with open_source(SAMPLE) as video:
         pictures = [frame.picture for frame in islice(video.frames(), 12)]
     levels = [level_of(quality) for quality in (90, 2)]
-    fine, coarse = (base_at(pictures, level, "fast", in_a_hurry(pictures, level).scale) for level in levels)
+    fine, coarse = (base_at(pictures, level, "fast", cheapest_scale(pictures, level)) for level in levels)
     assert fine.scale == 1 and coarse.scale < 1
     assert fine.bits > 10 * coarse.bits
 
