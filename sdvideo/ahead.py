@@ -1,4 +1,4 @@
-"""Stages in threads of their own: one a few items ahead of what takes from it, or one several times side by side."""
+"""Stages in threads of their own: one a few items ahead of what takes from it, or several of one kind side by side."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -65,6 +65,29 @@ def ahead(items: Iterable[Item], most: int = 4) -> Iterator[Iterator[Item]]:
         thread.join()
         with suppress(queue.Full):  # then nobody waits
             ready.put_nowait((_END, None))
+
+
+def in_turn(streams: Iterable[Iterable[Item]], most: int) -> Iterator[Item]:
+    """The items of one stream after the other, while the next one is on its way as well, at most `most` items of it."""
+    underway: deque[tuple[ExitStack, Iterator[Item]]] = deque()
+
+    def emptied() -> Iterator[Item]:
+        stack, items = underway[0]
+        yield from items
+        stack.close()
+        underway.popleft()
+
+    try:
+        for stream in streams:
+            stack = ExitStack()
+            underway.append((stack, stack.enter_context(ahead(stream, most))))
+            if len(underway) == 2:
+                yield from emptied()
+        while underway:
+            yield from emptied()
+    finally:
+        for stack, _ in underway:
+            stack.close()
 
 
 def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[tuple[Item, Result]]:

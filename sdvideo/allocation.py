@@ -21,7 +21,7 @@ from .svt import Progress, silently
 
 FINEST, COARSEST = 20.0, 80.0
 
-# Frames at which a scale is looked for. On five clips of 90 to 120 frames, at four levels, the first 32 chose as all did.
+# Frames at which a scale is looked for. On five clips of 90 to 120, at four levels, the first 32 chose as all did.
 _GLIMPSE = 64
 _TRIES, _CLOSE, _FEWEST = 5, 0.01, 64.0
 _MADE_UP = 0.03  # of what a group may take: those after it make up for so much

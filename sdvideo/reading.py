@@ -10,13 +10,13 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 
-from .ahead import ahead
+from .ahead import ahead, in_turn
 from .base import BaseDecoder, unpack_step
 from .container import KEY, PREDICTED, CodedFrame, Damage, GroupEntry, Reader
 from .errors import DamagedError, FormatError, SettingError, SinkError
@@ -58,6 +58,7 @@ class BaseFrameDecoder:
 
 AnyDecoder: TypeAlias = "FrameDecoder | BaseFrameDecoder | SmallFrameDecoder"
 Parsed = TypeVar("Parsed")
+_BUFFER = 64_000_000  # bytes for pictures of the group after the one that is shown
 _KEPT = 256  # frames of the last call for latents, which the next one may share
 
 
@@ -159,7 +160,7 @@ class VideoReader:
         self._model: LatentModel | Restorer | None = None
         self._restorer: Restorer | None = None  # of small pictures
         self._lock = threading.Lock()  # iterating reads groups in a thread of its own
-        self._symbols: FrameSymbols | Traced | None = None
+        self._symbols: FrameSymbols | Picture | None = None
         self._cursor = _Cursor()
         self._latents: _Latents | None = None
         self._groups: Sequence[GroupEntry] = self._reader.groups
@@ -193,7 +194,7 @@ class VideoReader:
     def concealed(self) -> list[range]:
         """The numbers of the frames that are lost, as far as that is known: in groups decoded so far, all."""
         lost = [(entry.first, entry.first + entry.frames) for entry in self._reader.lost]
-        for group, place in self._broken.items():
+        for group, place in list(self._broken.items()):  # threads that decode add to it
             entry = self._groups[group]
             lost.append((entry.first + place, entry.first + entry.frames))
         return [range(*ends) for ends in sorted(lost)]
@@ -214,20 +215,34 @@ class VideoReader:
         return Frame(*next(islice(self._times(group), place, None)), self._picture_for(group, place))
 
     def __iter__(self) -> Iterator[Frame]:
-        return self._frames(self._new_decoder())
+        # Frames depend on those before them and groups do not, so two groups of an AV1 base are decoded at once, which
+        # keeps all cores busy. Latents do so one by one, and their models may need all the memory there is.
+        several = 2 if self.base == "av1" else 1
+        return self._frames([self._new_decoder() for _ in range(several)])
 
-    def _frames(self, decoder: AnyDecoder) -> Iterator[Frame]:
+    def _frames(self, decoders: list[AnyDecoder]) -> Iterator[Frame]:
+        groups = range(len(self._groups))
+        if len(decoders) == 1:
+            frames = self._decoded(groups, *decoders)
+        else:
+            streams = map(self._decoded, ([group] for group in groups), cycle(decoders))
+            frames = in_turn(streams, max(1, _BUFFER // (self.info.width * self.info.height * 3)))
         shown = None
-        with ahead(self._parsed_frames(decoder)) as parsed:
+        for coded, symbols, picture in frames:
+            self._symbols = symbols
+            shown = picture or shown or self._picture_for(0, 0)
+            yield Frame(coded.pts, coded.duration, shown)
+
+    def _decoded(
+        self, groups: Iterable[int], decoder: AnyDecoder
+    ) -> Iterator[tuple[CodedFrame, FrameSymbols | Picture | None, Picture | None]]:
+        """Every frame of groups in a row with its integers and its picture, which lost ones have not."""
+        with ahead(self._parsed(groups, decoder)) as parsed:
             for coded, symbols in parsed:
                 if symbols is None:
-                    shown = shown or self._picture_for(0, 0)
-                    yield Frame(coded.pts, coded.duration, shown)
-                    continue
-                self._symbols = symbols
-                frame = decoder.reconstruct(coded, symbols)
-                shown = frame.picture
-                yield frame
+                    yield coded, None, None
+                else:
+                    yield coded, self._integers(symbols), decoder.reconstruct(coded, symbols).picture
 
     def latents(self, start: int | None = None, stop: int | None = None) -> np.ndarray:
         """The latents of frames start up to but not including stop, by the rules of slices: by default all.
@@ -245,7 +260,10 @@ class VideoReader:
 
     def symbols(self) -> FrameSymbols | Picture | None:
         """The decoded integers of the frame that came last: latent and motion, or the picture of the AV1 base."""
-        return self._symbols.base if self.base == "av1" and self._symbols else self._symbols
+        return self._symbols
+
+    def _integers(self, symbols: FrameSymbols | Traced) -> FrameSymbols | Picture:
+        return symbols.base if self.base == "av1" else symbols
 
     def coded_frames(self) -> Iterator[CodedFrame]:
         """All frames as they are in the file."""
@@ -266,27 +284,29 @@ class VideoReader:
             except DamagedError as error:
                 yield group_damage("decode", str(error.__cause__ or error), group, entry, self.info.time_base)
 
-    def _parsed_frames(self, decoder: AnyDecoder) -> Iterator[tuple[CodedFrame, FrameSymbols | Traced | None]]:
-        """Every frame with its integers; with tolerant, lost ones are still ones without integers."""
-        for group, entry in enumerate(self._groups):
-            done = 0
+    def _parsed(
+        self, groups: Iterable[int], decoder: AnyDecoder
+    ) -> Iterator[tuple[CodedFrame, FrameSymbols | Traced | None]]:
+        """Every frame of groups in a row with its integers; with tolerant, lost ones are ones without integers."""
+        for group in groups:
+            done, frames = 0, self._groups[group].frames
             try:
                 for done, coded in enumerate(self._read(group)):
                     yield coded, self._parse(decoder.parse, coded, group, done)
-                done = entry.frames
+                done = frames
             except DamagedError:
                 if not self._tolerant:
                     raise
                 if not self._is_lost(group):
                     self._broken[group] = done
-            if done < entry.frames:
+            if done < frames:
                 for pts, duration in islice(self._times(group), done, None):
                     yield CodedFrame(pts, duration, PREDICTED, 0, b""), None
 
     def _decode(self, number: int) -> Frame:
         """A frame by its number. Raises DamagedError where it, or one before it in its group, does not decode."""
         for decoder, coded, symbols in self._cursor.steps(self, number, self._new_decoder):
-            self._symbols = symbols
+            self._symbols = self._integers(symbols)
             frame = decoder.reconstruct(coded, symbols)
         return frame
 

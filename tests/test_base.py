@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
@@ -152,6 +153,16 @@ def test_pictures_hardly_depend_on_the_library_that_multiplies(walk):
             shown.append([frame.picture.y.astype(int) for frame in islice(video, 3)])
     apart = np.abs(np.subtract(*shown))
     assert apart.max() <= 4 and apart.mean() < 0.1
+
+
+def test_who_stops_looking_leaves_no_thread_behind(walk):
+    before = threading.active_count()
+    with sdvideo.open(walk) as video:
+        frames = iter(video)
+        assert [next(frames).pts for _ in range(3)] == [0, 512, 1024]
+        assert threading.active_count() > before  # it is two groups ahead
+        frames.close()
+        assert threading.active_count() == before
 
 
 def test_a_frame_by_number_does_not_disturb_those_in_order(walk):
