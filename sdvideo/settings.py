@@ -29,8 +29,8 @@ class EncodeSettings:
     with base av1 each group; "1" with models other than the embedded one.
     quantizer: how the latents of models other than the embedded one become integers: "uniform" by quality, bitrate or
     size; "8bit" and "palette" know no such choice. workers: groups of an AV1 base that are prepared side by side
-    while one is coded; the file is the same for any number; if not given, one less than there are cores, at least one,
-    and no more than there is room for; 0 takes least memory.
+    while one is coded; the file is the same for any number; 0 takes least memory; if not given, one less than there
+    are cores, but not none of one core, and as far as there is room for their pictures.
     """
 
     quality: float | None = None
