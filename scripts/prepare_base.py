@@ -1,6 +1,7 @@
 """Turn folders of training videos into plain arrays for train_restore.py: shots as they are, and through AV1.
 
     python scripts/prepare_base.py OUT FOLDER [FOLDER ...] [--frames 16] [--size 384x256]
+    python scripts/prepare_base.py OUT FOLDER [FOLDER ...] --sources     as they are only, for train_prefilter.py
 
 Every folder has video/*.mp4. One .npz per shot, cropped from its middle; T frames of H x W, multiples of 4:
 
@@ -97,19 +98,22 @@ def base_side(pictures: list[Picture], crf: int, scale: Fraction, number: int) -
     return {f"{name}{number}": value for name, value in zip(names, (y, uv, np.stack(flows), np.stack(doubts)))}
 
 
-def prepare(path: Path, out: Path, frames: int, width: int, height: int) -> str:
+def prepare(path: Path, out: Path, frames: int, width: int, height: int, sources: bool) -> str:
     cv2.setNumThreads(1)
     name = f"{path.parent.parent.name}_{path.stem}"
     judge = zlib.crc32(path.stem.rsplit("_", 1)[0].encode()) % 18 == 0
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     pictures = read(path, frames, width, height)
-    if judge:
+    if sources:
+        variants = []
+    elif judge:
         variants = JUDGED
     else:
         # Full size twice: most bits are spent there, and there is least to gain.
         scales = (SCALES[0], *SCALES)
         variants = [(int(rng.integers(35, 61) if rng.random() < 0.75 else rng.integers(25, 64)), s) for s in scales]
-    arrays = source_side(pictures) | {"base": np.array([(crf, float(scale)) for crf, scale in variants], np.float32)}
+    base = np.array([(crf, float(scale)) for crf, scale in variants], np.float32).reshape(-1, 2)
+    arrays = source_side(pictures) | {"base": base}
     for number, (crf, scale) in enumerate(variants):
         arrays |= base_side(pictures, crf, scale, number)
     np.savez(out / f"{'judge_' if judge else ''}{name}.npz", **arrays)
@@ -123,12 +127,13 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--size", default="384x256", help="the largest crop")
+    parser.add_argument("--sources", action="store_true", help="nothing through AV1")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     width, height = map(int, options.size.split("x"))
     paths = [path for folder in options.folders for path in sorted(folder.glob("video/*.mp4"))]
-    work = partial(prepare, out=options.out, frames=options.frames, width=width, height=height)
+    work = partial(prepare, out=options.out, frames=options.frames, width=width, height=height, sources=options.sources)
     with ProcessPoolExecutor(options.processes) as pool:
         for line in pool.map(work, paths):
             print(line, flush=True)

@@ -154,10 +154,11 @@ def paint(
 
 
 class Similarity(nn.Module):
-    """MS-SSIM of three scales over crops, per picture: [N, S, R] twice, 0..1, -> [N]."""
+    """MS-SSIM over crops, per picture: [N, S, R] twice, 0..1, -> [N]. weights: of the scales, from the finest on."""
 
-    def __init__(self, device: str):
+    def __init__(self, device: str, weights: tuple[float, ...] = SSIM_WEIGHTS):
         super().__init__()
+        self.weights = weights
         self.window = cv2.getGaussianKernel(11, 1.5)[:, 0].tolist()
         self.bands: dict[int, torch.Tensor] = {}
         self.device = device
@@ -172,15 +173,15 @@ class Similarity(nn.Module):
         return self.bands[side]
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        result, total = 1.0, sum(SSIM_WEIGHTS)
-        for scale, weight in enumerate(SSIM_WEIGHTS):
+        result, total = 1.0, sum(self.weights)
+        for scale, weight in enumerate(self.weights):
             if scale:
                 x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
             maps = torch.stack([x, y, x * x + y * y, x * y])
             mean_x, mean_y, squares, product = self.band(x.shape[-2]).T @ (maps @ self.band(x.shape[-1]))
             means, both = mean_x * mean_y, mean_x * mean_x + mean_y * mean_y
             contrast = (2 * (product - means) + 0.03**2) / (squares - both + 0.03**2)
-            if scale == len(SSIM_WEIGHTS) - 1:
+            if scale == len(self.weights) - 1:
                 contrast = contrast * (2 * means + 0.01**2) / (both + 0.01**2)
             result = result * contrast.mean((-2, -1)).clamp_min(0.01) ** (weight / total)
         return result
@@ -239,11 +240,11 @@ def measures(y: torch.Tensor, chain: Chain) -> tuple[float, float, float]:
 class Run:
     """Network, optimiser, averaged weights and the clock of a run, which all survive an interruption."""
 
-    def __init__(self, options: argparse.Namespace, device: str):
+    def __init__(self, options: argparse.Namespace, device: str, network: nn.Module, shipped: Path):
         self.out, self.minutes = options.out, options.minutes
-        self.network = Restoration().to(device, memory_format=torch.channels_last)
+        self.network = network.to(device, memory_format=torch.channels_last)
         if options.start:
-            self.network.load_state_dict(safetensors.torch.load_file(RESTORER, device))
+            self.network.load_state_dict(safetensors.torch.load_file(shipped, device))
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         self.optimiser = torch.optim.Adam(self.network.parameters(), options.rate, betas=(0.9, 0.99))
         self.rate, self.steps, self.spent, self.stopped = options.rate, 0, 0.0, None
@@ -286,14 +287,14 @@ class Run:
         torch.save(state, self.out / "state.pt")
 
 
-def export(run: Path, revision: str) -> None:
+def export(run: Path, shipped: Path, revision: str) -> None:
     tensors = safetensors.torch.load_file(run / "average.safetensors")
-    new = RESTORER.with_suffix(".new")
+    new = shipped.with_suffix(".new")
     halves = {name: value.half().contiguous() for name, value in tensors.items()}
     safetensors.torch.save_file(halves, new, {"revision": revision})
     new.chmod(0o644)
-    new.replace(RESTORER)
-    print(f"{RESTORER}: {RESTORER.stat().st_size:,} bytes")
+    new.replace(shipped)
+    print(f"{shipped}: {shipped.stat().st_size:,} bytes")
 
 
 def train(options: argparse.Namespace) -> None:
@@ -305,7 +306,7 @@ def train(options: argparse.Namespace) -> None:
     shots = [Shot(path, device) for path in paths if not path.name.startswith("judge_")]
     longest = LENGTHS[-1][1]
     shots = [shot for shot in shots if shot.frames >= longest and min(shot.height, shot.width) >= options.crop]
-    run = Run(options, device)
+    run = Run(options, device, Restoration(), RESTORER)
     rng = np.random.default_rng((options.seed, run.steps))
     averaged = Restoration().to(device, memory_format=torch.channels_last)
     light = torch.autocast(device, torch.bfloat16, enabled=device == "cuda" or options.light)
@@ -357,7 +358,7 @@ def main() -> None:
     parser.add_argument("--export", metavar="REVISION", help="put the averaged weights of --out into the package")
     options = parser.parse_args()
     if options.export:
-        export(options.out, options.export)
+        export(options.out, RESTORER, options.export)
     elif options.data is None:
         parser.error("DATA is missing")
     else:

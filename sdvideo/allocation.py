@@ -14,7 +14,19 @@ from typing import Protocol
 
 import numpy as np
 
-from .base import EFFORT, HIGHEST_CRF, LOWEST_CRF, PROBE, SCALES, Base, decode_base, encode_base, pack_step, unpack_step
+from .base import (
+    EFFORT,
+    HIGHEST_CRF,
+    LOWEST_CRF,
+    PROBE,
+    SCALES,
+    Base,
+    Filter,
+    decode_base,
+    encode_base,
+    pack_step,
+    unpack_step,
+)
 from .picture import Frame, Picture
 from .scaling import scaled
 from .svt import Progress, silently
@@ -71,9 +83,10 @@ def base_at(
     preset: str,
     scale: Fraction,
     progress: Progress = silently,
+    prefilter: Filter | None = None,
 ) -> Base:
-    """One closed group. level: FINEST to COARSEST; preset: of EFFORT."""
-    return encode_base(pictures, scale, _fitting_crf(level, scale), EFFORT[preset], progress)
+    """One closed group. level: FINEST to COARSEST; preset: of EFFORT; prefilter: see encode_base."""
+    return encode_base(pictures, scale, _fitting_crf(level, scale), EFFORT[preset], progress, prefilter)
 
 
 def _crf(level: float, scale: Fraction) -> float:

@@ -9,7 +9,7 @@ AV1 decodes to the same integers on every machine; what is made of them at full 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -22,6 +22,8 @@ from .group import KEY, PREDICTED, CodedFrame, put_varint, take_varint
 from .header import SCALES
 from .picture import Frame, Picture
 from .scaling import scaled
+
+Filter = Callable[[Picture, float, Fraction], Picture]  # of a picture of the base's size, by CRF and scale
 
 LOWEST_CRF, HIGHEST_CRF = 1.0, 70.0
 EFFORT = {"fast": 6, "balanced": 3, "best": 2}  # SVT-AV1's own presets
@@ -122,8 +124,10 @@ def encode_base(
     crf: float,
     effort: int,
     progress: svt.Progress = svt.silently,
+    prefilter: Filter | None = None,
 ) -> Base:
-    """Code one closed group. crf: LOWEST_CRF to HIGHEST_CRF, in quarters; effort: a preset of SVT-AV1.
+    """Code one closed group. crf: LOWEST_CRF to HIGHEST_CRF, in quarters; effort: a preset of SVT-AV1; prefilter: what
+    the pictures go through before, see prefilter.py.
 
     Raises SettingError for pictures that are higher than it takes.
     """
@@ -132,7 +136,10 @@ def encode_base(
         size = f"{pictures[0].width}x{pictures[0].height}"
         raise SettingError(f"{size} is too high for an AV1 base, of {_MOST_LINES} lines at most; give base none")
     options = {"preset": str(effort), "svtav1-params": f"{_params(crf)}:{_SVT}"}
-    packets = svt.encode([scaled(picture, width, height) for picture in pictures], options, progress)
+    small = [scaled(picture, width, height) for picture in pictures]
+    if prefilter is not None:
+        small = [prefilter(picture, crf, scale) for picture in small]
+    packets = svt.encode(small, options, progress)
     if sorted(packets) != list(range(len(pictures))):
         raise SinkError(f"SVT-AV1 gave {len(packets)} packets for {len(pictures)} pictures")
     return Base(scale, crf, tuple(pack_unit(packets[number]) for number in range(len(pictures))))

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 from . import __version__
 from .ahead import ahead, side_by_side
 from .allocation import OneLevel, TargetBits, base_at, level_of, share_of_error
-from .base import Base, decode_base
+from .base import Base, decode_base, unpack_step
 from .container import KEY, CodedFrame, Group, Header, Reader, Writer
 from .demux import Source, open_source
 from .errors import FormatError, SettingError
-from .models import load_model, restorer_id
+from .models import load_model, load_prefilter, restorer_id
 from .output import check_output, placed, whole_file
 from .picture import Frame, Picture, StreamInfo
 from .rate import ConstantQuality, OneStep, TargetSize, best_scale, step_index
@@ -162,6 +162,7 @@ class _BaseWay:
         self._info, self._settings = info, settings
         self._keyint = settings.keyint or min(_BASE_KEYINT, max(1, _GROUP_ROOM // _picture_bytes(info)))
         self.model = restorer_id()
+        self._prefilter = None if settings.preset == "fast" else load_prefilter(device=settings.device)
 
     def groups(
         self, frames: Iterable[Frame], store: _Store, bits: float | None, total: int | None, progress: Progress
@@ -177,7 +178,7 @@ class _BaseWay:
             allocation = TargetBits(left, total - store.frames, info.width * info.height, scale, step)
         frames, last = iter(frames), None
         if store.earlier and (before := next(frames, None)):
-            last = before.picture, self._last_shown(store.earlier)
+            last = self._last(before.picture, store.earlier)
         workers = _fitting(info, self._keyint) if settings.workers is None else settings.workers
         foreseen = side_by_side(lambda shot: allocation.foresee(_pictures(shot)), shots(frames, self._keyint), workers)
         for shot, scale in foreseen:
@@ -191,7 +192,7 @@ class _BaseWay:
             base = allocation.code(pictures, partial(self._code, pictures, error, underway), scale)
             tell(len(shot), base.bits // 8)
             coded = base.coded(shot)
-            last = pictures[-1], self._last_shown(coded)
+            last = self._last(pictures[-1], coded)
             yield Group(store.frames, coded)
 
     def _code(
@@ -199,14 +200,18 @@ class _BaseWay:
     ) -> Base:
         """One group, its first picture with its share of the last error, if there is one."""
         first = pictures[0] if error is None else joined(pictures[0], error, share_of_error(level))
-        return base_at([first, *pictures[1:]], level, self._settings.preset, scale, progress)
+        return base_at([first, *pictures[1:]], level, self._settings.preset, scale, progress, self._prefilter)
 
-    def _last_shown(self, coded: Sequence[CodedFrame]) -> Picture:
-        """The last picture as far as it can be known without a network."""
+    def _last(self, picture: Picture, coded: Sequence[CodedFrame]) -> tuple[Picture, Picture, Picture]:
+        """A last picture as it was, as it was meant, and as it is shown, as far as that is known without a network."""
         start = max(number for number, frame in enumerate(coded) if frame.kind == KEY)
         size = self._info.width, self._info.height
         *_, last = decode_base(coded[start:], *size)
-        return scaled(last, *size)
+        meant = picture
+        if self._prefilter is not None:
+            crf, scale = unpack_step(coded[-1].step)
+            meant = scaled(self._prefilter(scaled(picture, last.width, last.height), crf, scale), *size)
+        return picture, meant, scaled(last, *size)
 
 
 def _pictures(shot: list[Frame]) -> list[Picture]:

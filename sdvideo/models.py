@@ -15,10 +15,12 @@ from .settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:  # torch takes seconds
     from .latents import LatentModel
+    from .prefilter import Prefilter
     from .restore import Restorer
 
 WEIGHTS = Path(__file__).parent / "weights"
 RESTORER = WEIGHTS / "restore.safetensors"
+PREFILTER = WEIGHTS / "prefilter.safetensors"
 TINY = "tiny"  # the autoencoder of Stable Diffusion's shape that comes with the package, see weights/TINY.md
 
 
@@ -91,6 +93,13 @@ def load_restorer(*, device: str = "auto", expected: ModelId | None = None) -> R
     if expected is not None:
         _check_same(restorer_id(), expected)
     return Restorer(RESTORER, device)
+
+
+def load_prefilter(*, device: str = "auto") -> Prefilter:
+    """The network before AV1 bases, which only encoders need."""
+    from .prefilter import Prefilter
+
+    return Prefilter(PREFILTER, device)
 
 
 def _check_same(here: ModelId, expected: ModelId, hint: str = "") -> None:

@@ -89,7 +89,7 @@ def _fuses(block: Block, kind: torch.dtype) -> bool:
         return False
     try:
         with torch.inference_mode():
-            _FusedBlock(block)(torch.zeros(1, _CHANNELS, 4, 4, dtype=kind))
+            _FusedBlock(block)(torch.zeros(1, block.look.in_channels, 4, 4, dtype=kind))
     except (AttributeError, RuntimeError, TypeError):
         return False
     return True
@@ -111,7 +111,7 @@ class Restoration(nn.Module):
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias[:PATCH])
         nn.init.constant_(self.leave.bias[PATCH:], -2.0)
-        luma, chroma = _frequencies(4), _frequencies(2)
+        luma, chroma = frequencies(4), frequencies(2)
         basis = torch.block_diag(luma, chroma, chroma)
         with torch.no_grad():
             self.enter.weight[:PATCH, :PATCH, 0, 0] = basis
@@ -141,7 +141,7 @@ class Restoration(nn.Module):
         return sum(conv.weight.numel() for conv in self.modules() if isinstance(conv, nn.Conv2d)) / 16
 
 
-def _frequencies(size: int) -> torch.Tensor:
+def frequencies(size: int) -> torch.Tensor:
     """The DCT of size x size squares, [size², size²], each frequency as strong as the others in a usual picture."""
     at, k = torch.arange(size) + 0.5, torch.arange(size)[:, None]
     cosines = torch.cos(math.pi / size * k * at) * torch.where(k == 0, math.sqrt(1 / size), math.sqrt(2 / size))
@@ -242,22 +242,27 @@ class Canvas:
         return Picture(np.ascontiguousarray(shown.y[: self._height, : self._width]), u, v)
 
 
+def loaded(network: nn.Module, path: Path, device: str) -> nn.Module:
+    """A network of blocks with its weights, safetensors, as it runs fastest. device: "cpu" or "cuda"."""
+    from .latents import has_bfloat16
+
+    network.load_state_dict({name: value.float() for name, value in safetensors.torch.load_file(path).items()})
+    # Where bfloat16 is not multiplied in hardware, float32 is faster.
+    kind = torch.bfloat16 if device == "cuda" or has_bfloat16() else torch.float32
+    network = network.eval().to(device, kind, memory_format=torch.channels_last)
+    if device == "cpu" and _fuses(network.blocks[0], kind):
+        network.blocks = nn.Sequential(*map(_FusedBlock, network.blocks))
+    return network
+
+
 class Restorer:
     """The network with its weights. path: of them, safetensors."""
 
     def __init__(self, path: Path, device: str = "auto"):
-        from .latents import choose_device, has_bfloat16
+        from .latents import choose_device
 
-        network = Restoration()
-        network.load_state_dict({name: value.float() for name, value in safetensors.torch.load_file(path).items()})
         self._device = choose_device(device)
-        # Where bfloat16 is not multiplied in hardware, float32 is faster.
-        light = self._device == "cuda" or has_bfloat16()
-        kind = torch.bfloat16 if light else torch.float32
-        network = network.eval().to(self._device, kind, memory_format=torch.channels_last)
-        if self._device == "cpu" and _fuses(network.blocks[0], kind):
-            network.blocks = nn.Sequential(*map(_FusedBlock, network.blocks))
-        self._network = network
+        self._network = loaded(Restoration(), path, self._device)
 
     @torch.inference_mode()
     def paint(self, up: _Planes, carried: _Planes, doubt: np.ndarray, setting: tuple[float, float]) -> _Planes:
@@ -267,23 +272,23 @@ class Restorer:
         patches = self._network(self._patches(up), self._patches(carried), squares, told)
         shown = patches[0].permute(1, 2, 0).round_().clamp_(0, 255).to(torch.uint8)
         y, uv = (part.contiguous().cpu().numpy() for part in (shown[..., :16], shown[..., _UNSORTED]))
-        return _Planes(_unfolded(y, 4), _unfolded(uv, 2).reshape(len(up.uv), -1, 2))
+        return _Planes(unfolded(y, 4), unfolded(uv, 2).reshape(len(up.uv), -1, 2))
 
     def _patches(self, planes: _Planes) -> torch.Tensor:
         """What to_patches gives, with the channels of a square side by side in memory: uint8 [1, 24, H/4, W/4]."""
-        y, uv = _folded(planes.y, 4), _folded(planes.uv.reshape(len(planes.uv), -1), 2)
+        y, uv = folded(planes.y, 4), folded(planes.uv.reshape(len(planes.uv), -1), 2)
         patches = torch.from_numpy(np.concatenate([y, uv[..., _SORTED]], -1)).to(self._device)
         return patches.permute(2, 0, 1)[None]
 
 
-def _folded(rows: np.ndarray, height: int) -> np.ndarray:
+def folded(rows: np.ndarray, height: int) -> np.ndarray:
     """Cut bytes [height h, 4 w] into pieces of height x 4: [h, w, 4 height]. Four bytes move as one number."""
     numbers = np.ascontiguousarray(rows).view(np.uint32).reshape(-1, height, rows.shape[1] // 4)
     return np.ascontiguousarray(numbers.transpose(0, 2, 1)).view(np.uint8)
 
 
-def _unfolded(pieces: np.ndarray, height: int) -> np.ndarray:
-    """The inverse of _folded."""
+def unfolded(pieces: np.ndarray, height: int) -> np.ndarray:
+    """The inverse of folded."""
     numbers = pieces.view(np.uint32).transpose(0, 2, 1)
     return np.ascontiguousarray(numbers).view(np.uint8).reshape(height * len(pieces), -1)
 

@@ -170,14 +170,15 @@ def serve(parent: int) -> None:
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     at_work = threading.Event()
     threading.Thread(target=_watch, args=(parent, at_work), daemon=True).start()
-    with suppress(EOFError, BrokenPipeError):
+    try:
         while True:
-            head = json.loads(_exactly(source, _number(source)))
-            for piece in _answer(source, at_work, **head):
+            answer = _answer(source, at_work, **json.loads(_exactly(source, _number(source))))
+            for piece in answer:
                 sink.write(piece)
                 sink.flush()
             _give_back()
-    os._exit(0)
+    except (EOFError, BrokenPipeError):
+        os._exit(0)  # here, while the encoder is still held: let go, it would first code all that it has been given
 
 
 def _give_back() -> None:

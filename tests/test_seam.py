@@ -83,6 +83,6 @@ def test_any_size_can_be_joined(width: int, height: int) -> None:
     rng = np.random.default_rng(1)
     sizes = (height, width), *[((height + 1) // 2, (width + 1) // 2)] * 2
     picture, other = (Picture(*(rng.integers(0, 256, size, np.uint8) for size in sizes)) for _ in range(2))
-    assert all(error.shape == size for error, size in zip(last_error(picture, other, picture), sizes))
-    same = joined(picture, last_error(picture, picture, picture), 1)
+    assert all(error.shape == size for error, size in zip(last_error(picture, picture, other, picture), sizes))
+    same = joined(picture, last_error(picture, picture, picture, picture), 1)
     assert all(np.array_equal(getattr(same, plane), getattr(picture, plane)) for plane in "yuv")
