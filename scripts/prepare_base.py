@@ -53,7 +53,8 @@ def cropped(picture: Picture, width: int, height: int) -> Picture:
     h, w = (min(most, side) // 4 * 4 for most, side in ((height, picture.height), (width, picture.width)))
     top, left = (picture.height - h) // 4 * 2, (picture.width - w) // 4 * 2
     chroma = np.s_[top // 2 : (top + h) // 2, left // 2 : (left + w) // 2]
-    return Picture(picture.y[top : top + h, left : left + w], picture.u[chroma], picture.v[chroma])
+    planes = picture.y[top : top + h, left : left + w], picture.u[chroma], picture.v[chroma]
+    return Picture(*map(np.ascontiguousarray, planes))
 
 
 def through_av1(pictures: list[Picture], crf: int, scale: Fraction) -> list[Picture]:

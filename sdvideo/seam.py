@@ -6,8 +6,8 @@ the last error along the motion of the source and codes the key frame as if a sh
 
     coded instead of x:   x + share * visible * W(shown before - meant before)
 
-What was meant is the source, or what the prefilter made of it: that will be made of the key frame, too, and is no error.
-The decoder knows nothing of all this, and each group still decodes alone. At a cut nothing is carried.
+What was meant is the source, or what the prefilter made of it: that will be made of the key frame, too, and is no
+error. The decoder knows nothing of all this, and each group still decodes alone. At a cut nothing is carried.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def last_error(was: Picture, meant: Picture, shown: Picture, first: Picture) -> 
     """What of the error of the picture before belongs to the first one of a group.
 
     was, meant, shown: the picture before in the source, as it was to be coded, and as decoded; first: in the source;
-    all of one size. Returns the error of each plane, float32 like y, u and v of a Picture; None where the two have nothing to do with each other.
+    all of one size. Returns the error of each plane, float32 like y, u and v of a Picture; None where the two have
+    nothing to do with each other.
     """
     motion = source_motion(was.y, first.y)
     if motion.cut:

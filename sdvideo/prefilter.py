@@ -1,0 +1,72 @@
+"""The network before `--base av1`: readies luma of the base's size for what AV1 and the network after it make of it.
+
+    out = x + change
+
+What costs many bits and is lost all the same becomes weaker, what will be seen becomes clearer. The decoder knows
+nothing of it. The network looks at one picture; told CRF and scale, it starts as no change. Its weights were trained
+through a stand-in for the codec, see `weights/PREFILTER.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from .picture import Picture
+from .restore import Block, folded, frequencies, loaded, setting_of, unfolded
+
+SQUARE = 4
+_PATCH = SQUARE**2
+_CHANNELS = 48
+_BLOCKS = 3
+
+
+class Prefiltering(nn.Module):
+    """(luma, setting) -> luma, as patches [B, 16, H/4, W/4] of the 4x4 squares of a plane, 0..255.
+
+    What comes in is uint8 or float32, what comes out float32, not rounded and not clipped. setting: float32 [B, 2], see
+    restore.setting_of.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.enter = nn.Conv2d(_PATCH, _CHANNELS, 1)
+        self.setting = nn.Sequential(nn.Linear(2, 32), nn.SiLU(), nn.Linear(32, _CHANNELS))
+        self.blocks = nn.Sequential(*(Block(_CHANNELS) for _ in range(_BLOCKS)))
+        self.leave = nn.Conv2d(_CHANNELS, _PATCH, 1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+        with torch.no_grad():
+            self.enter.weight[:_PATCH, :, 0, 0] = frequencies(SQUARE)
+            for block in self.blocks:
+                block.look.weight[:, :, 1, 1] += 1
+
+    def forward(self, luma: torch.Tensor, setting: torch.Tensor) -> torch.Tensor:
+        kind = self.enter.weight.dtype
+        x = self.enter((luma.to(kind) - 128) * (1 / 64)) + self.setting(setting.to(kind))[:, :, None, None]
+        return torch.add(luma.float(), self.leave(self.blocks(x)).float(), alpha=8)
+
+
+class Prefilter:
+    """The network with its weights. path: of them, safetensors; device: "auto", "cpu" or "cuda"."""
+
+    def __init__(self, path: Path, device: str = "auto"):
+        from .latents import choose_device
+
+        self._device = choose_device(device)
+        self._network = loaded(Prefiltering(), path, self._device)
+
+    @torch.inference_mode()
+    def __call__(self, picture: Picture, crf: float, scale: Fraction) -> Picture:
+        """The picture as AV1 should get it. It is of the base's size; crf, scale: those of the base."""
+        setting = torch.tensor([setting_of(crf, scale)], device=self._device)
+        luma = np.pad(picture.y, [(0, -side % SQUARE) for side in picture.y.shape], mode="edge")
+        patches = torch.from_numpy(folded(luma, SQUARE)).to(self._device).permute(2, 0, 1)[None]
+        readied = self._network(patches, setting)[0].permute(1, 2, 0).round_().clamp_(0, 255).to(torch.uint8)
+        y = unfolded(readied.contiguous().cpu().numpy(), SQUARE)[: picture.height, : picture.width]
+        return replace(picture, y=np.ascontiguousarray(y))
