@@ -1,10 +1,10 @@
-"""The network before `--base av1`: readies luma of the base's size for what AV1 and the network after it make of it.
+"""The network before `--base av1`: readies luma for what AV1 and the network after it make of it.
 
     out = x + change
 
 What costs many bits and is lost all the same becomes weaker, what will be seen becomes clearer. The decoder knows
 nothing of it. The network looks at one picture; told CRF and scale, it starts as no change. Its weights were trained
-through a stand-in for the codec, see `weights/PREFILTER.md`.
+through a stand-in for the codec at all scales, and gain with AV1 itself at full size, see `weights/PREFILTER.md`.
 """
 
 from __future__ import annotations
