@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
@@ -41,9 +42,11 @@ MEASURES = "PSNR-Y", "MS-SSIM", "MCF"
 def stronger(prefilter: Filter, strength: float) -> Filter:
     """With its change so many times as large."""
 
-    def apply(picture: Picture, crf: float, scale: Fraction) -> Picture:
-        change = prefilter(picture, crf, scale).y.astype(np.float32) - picture.y
-        return replace(picture, y=np.clip(np.rint(picture.y + strength * change), 0, 255).astype(np.uint8))
+    def apply(pictures: Sequence[Picture], crf: float, scale: Fraction) -> list[Picture]:
+        pairs = zip(pictures, prefilter(pictures, crf, scale), strict=True)
+        lumas = [picture.y + strength * (readied.y.astype(np.float32) - picture.y) for picture, readied in pairs]
+        lumas = [np.clip(np.rint(y), 0, 255).astype(np.uint8) for y in lumas]
+        return [replace(picture, y=y) for picture, y in zip(pictures, lumas, strict=True)]
 
     return prefilter if strength == 1 else apply
 

@@ -23,7 +23,9 @@ from .header import SCALES
 from .picture import Frame, Picture
 from .scaling import scaled
 
-Filter = Callable[[Picture, float, Fraction], Picture]  # of a picture of the base's size, by CRF and scale
+Filter = Callable[
+    [Sequence[Picture], float, Fraction], list[Picture]
+]  # of a group of the base's size, by CRF and scale
 
 LOWEST_CRF, HIGHEST_CRF = 1.0, 70.0
 EFFORT = {"fast": 6, "balanced": 3, "best": 2}  # SVT-AV1's own presets
@@ -138,7 +140,7 @@ def encode_base(
     options = {"preset": str(effort), "svtav1-params": f"{_params(crf)}:{_SVT}"}
     small = [scaled(picture, width, height) for picture in pictures]
     if prefilter is not None:
-        small = [prefilter(picture, crf, scale) for picture in small]
+        small = prefilter(small, crf, scale)
     packets = svt.encode(small, options, progress)
     if sorted(packets) != list(range(len(pictures))):
         raise SinkError(f"SVT-AV1 gave {len(packets)} packets for {len(pictures)} pictures")

@@ -210,7 +210,7 @@ class _BaseWay:
         *_, last = decode_base(coded[start:], *size)
         crf, scale = unpack_step(coded[-1].step)
         filtered = self._prefilter is not None and scale == 1
-        meant = self._prefilter(picture, crf, scale) if filtered else picture
+        (meant,) = self._prefilter([picture], crf, scale) if filtered else [picture]
         return picture, meant, scaled(last, *size)
 
 
