@@ -34,7 +34,7 @@ from sdvideo.prefilter import Prefilter
 from sdvideo.restore import Canvas
 from sdvideo.stability import SourceMotion, source_motion
 
-LADDERS = {Fraction(1): (42, 49, 56, 63), Fraction(2, 3): (36, 44, 52, 60)}
+LADDERS = {Fraction(1): (42, 49, 56, 63), Fraction(2, 3): (54, 57, 60, 63)}
 SIZE = 864, 480
 MEASURES = "PSNR-Y", "MS-SSIM", "MCF"
 

@@ -200,17 +200,17 @@ class _BaseWay:
     ) -> Base:
         """One group, its first picture with its share of the last error, if there is one."""
         first = pictures[0] if error is None else joined(pictures[0], error, share_of_error(level))
-        prefilter = self._prefilter if scale == 1 else None
-        return base_at([first, *pictures[1:]], level, self._settings.preset, scale, progress, prefilter)
+        return base_at([first, *pictures[1:]], level, self._settings.preset, scale, progress, self._prefilter)
 
     def _last(self, picture: Picture, coded: Sequence[CodedFrame]) -> tuple[Picture, Picture, Picture]:
         """A last picture as it was, as it was meant, and as it is shown, as far as that is known without a network."""
         start = max(number for number, frame in enumerate(coded) if frame.kind == KEY)
         size = self._info.width, self._info.height
         *_, last = decode_base(coded[start:], *size)
-        crf, scale = unpack_step(coded[-1].step)
-        filtered = self._prefilter is not None and scale == 1
-        (meant,) = self._prefilter([picture], crf, scale) if filtered else [picture]
+        meant = picture
+        if self._prefilter is not None:
+            (readied,) = self._prefilter([scaled(picture, last.width, last.height)], *unpack_step(coded[-1].step))
+            meant = scaled(readied, *size)
         return picture, meant, scaled(last, *size)
 
 

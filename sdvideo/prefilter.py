@@ -4,7 +4,7 @@
 
 What costs many bits and is lost all the same becomes weaker, what will be seen becomes clearer. The decoder knows
 nothing of it. The network looks at one picture; told CRF and scale, it starts as no change. Its weights were trained
-through a stand-in for the codec at all scales, and gain with AV1 itself at full size, see `weights/PREFILTER.md`.
+through a stand-in for the codec, and are used where they gain with AV1 itself, see `weights/PREFILTER.md`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .header import SCALES
 from .picture import Picture
 from .restore import Block, folded, frequencies, loaded, setting_of, unfolded
 
@@ -27,6 +28,7 @@ _PATCH = SQUARE**2
 # Of the usual squared error, what the network may change. In natural pictures it is a twentieth at most, on drawn text,
 # which the training has not seen, a third; there it makes things worse.
 _MOST = 0.1
+_COARSE = 54  # the CRF from which on it gains at two thirds; at full size it always does, at half it does not
 _CHANNELS = 48
 _BLOCKS = 3
 
@@ -67,10 +69,12 @@ class Prefilter:
         self._network = loaded(Prefiltering(), path, self._device)
 
     def __call__(self, pictures: Sequence[Picture], crf: float, scale: Fraction) -> list[Picture]:
-        """The pictures of a group as AV1 should get them: as they are where the network is out of its depth.
+        """The pictures of a group as AV1 should get them: as they are where the network does not gain.
 
         pictures: of the base's size; crf, scale: those of the base.
         """
+        if scale < 1 and (scale != SCALES[1] or crf < _COARSE):
+            return list(pictures)
         readied = [self._readied(picture, crf, scale) for picture in pictures]
         changed = [cv2.norm(a.y, b.y, cv2.NORM_L2SQR) / a.y.size for a, b in zip(pictures, readied, strict=True)]
         return readied if sum(changed) / len(changed) <= _MOST * usual_error(crf) else list(pictures)
