@@ -32,7 +32,19 @@ from sdvideo.models import PREFILTER, RESTORER
 from sdvideo.prefilter import SQUARE, Prefiltering
 from sdvideo.restore import NO_TRUST, Restoration, setting_of
 from standin import code, step_of
-from train_restore import JUDGE_EVERY, LOG_EVERY, Chain, Run, Similarity, changes, export, lightly, paint, warp
+from train_restore import (
+    JUDGE_EVERY,
+    LOG_EVERY,
+    Chain,
+    Run,
+    Similarity,
+    arguments,
+    changes,
+    export,
+    lightly,
+    paint,
+    warp,
+)
 
 SCALES, SCALE_SHARES = (1.0, 2 / 3, 1 / 2), (0.5, 0.3, 0.2)
 CRFS = (28.0, 63.0)
@@ -217,24 +229,9 @@ def train(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, nargs="?")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--continue", dest="start", action="store_true", help="start from the shipped weights")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    parser.add_argument("--stop", type=Path, help="when this file appears, finish within a minute")
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--crop", type=int, default=192)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--light", action="store_true", help="bfloat16 on a CPU, too")
-    parser.add_argument("--export", metavar="REVISION", help="put the averaged weights of --out into the package")
-    options = parser.parse_args()
+    options = arguments(__doc__, minutes=60, batch=2, crop=192, rate=1e-3)
     if options.export:
         export(options.out, PREFILTER, options.export)
-    elif options.data is None:
-        parser.error("DATA is missing")
     else:
         train(options)
 

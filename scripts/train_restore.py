@@ -342,25 +342,31 @@ def train(options: argparse.Namespace) -> None:
     look(1000)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str, minutes: float, batch: int, crop: int, rate: float) -> argparse.Namespace:
+    """The options of a run, from the command line; with these defaults."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=45)
+    parser.add_argument("--minutes", type=float, default=minutes)
     parser.add_argument("--continue", dest="start", action="store_true", help="start from the shipped weights")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--stop", type=Path, help="when this file appears, finish within a minute")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--crop", type=int, default=128)
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--crop", type=int, default=crop)
+    parser.add_argument("--rate", type=float, default=rate)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--light", action="store_true", help="bfloat16 on a CPU, too")
     parser.add_argument("--export", metavar="REVISION", help="put the averaged weights of --out into the package")
     options = parser.parse_args()
+    if options.data is None and not options.export:
+        parser.error("DATA is missing")
+    return options
+
+
+def main() -> None:
+    options = arguments(__doc__, minutes=45, batch=4, crop=128, rate=2e-3)
     if options.export:
         export(options.out, RESTORER, options.export)
-    elif options.data is None:
-        parser.error("DATA is missing")
     else:
         train(options)
 

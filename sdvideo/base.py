@@ -23,9 +23,8 @@ from .header import SCALES
 from .picture import Frame, Picture
 from .scaling import scaled
 
-Filter = Callable[
-    [Sequence[Picture], float, Fraction], list[Picture]
-]  # of a group of the base's size, by CRF and scale
+# Of a group of the base's size, by CRF and scale.
+Filter = Callable[[Sequence[Picture], float, Fraction], list[Picture]]
 
 LOWEST_CRF, HIGHEST_CRF = 1.0, 70.0
 EFFORT = {"fast": 6, "balanced": 3, "best": 2}  # SVT-AV1's own presets
