@@ -11,7 +11,6 @@ gain).
 from __future__ import annotations
 
 import argparse
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 
 from curves import bits_ratio
-from prepare_base import read
+from prepare_base import held_back, read
 from sdvideo.base import EFFORT, Filter, decode_base, encode_base
 from sdvideo.fidelity import decibel, structure
 from sdvideo.models import PREFILTER, load_restorer
@@ -87,11 +86,6 @@ def gains(path: Path, frames: int, weights: Path, strength: float) -> dict[Fract
     return found
 
 
-def held_back(folders: list[Path]) -> list[Path]:
-    paths = [path for folder in folders for path in sorted(folder.glob("video/*.mp4"))]
-    return [path for path in paths if zlib.crc32(path.stem.rsplit("_", 1)[0].encode()) % 18 == 0]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
@@ -100,7 +94,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=32)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
-    paths = held_back(options.folders)
+    paths = [path for folder in options.folders for path in sorted(folder.glob("video/*.mp4")) if held_back(path)]
     work = partial(gains, frames=options.frames, weights=options.weights, strength=options.strength)
     print(f"{'percent':32}{'scale':>6}{'at CRF':>9}", *(f"{name:>8}" for name in MEASURES))
     rows: dict[Fraction, list[list[float]]] = {scale: [] for scale in LADDERS}

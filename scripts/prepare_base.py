@@ -41,6 +41,11 @@ from sdvideo.stability import source_motion
 JUDGED = [(crf, scale) for scale in SCALES for crf in (40, 55)]
 
 
+def held_back(path: Path) -> bool:
+    """Is this shot for judging only? All of one source are, or none."""
+    return zlib.crc32(path.stem.rsplit("_", 1)[0].encode()) % 18 == 0
+
+
 def read(path: Path, frames: int, width: int, height: int) -> list[Picture]:
     """The middle of a file, in time and in the picture."""
     with av.open(str(path)) as container:
@@ -102,7 +107,7 @@ def base_side(pictures: list[Picture], crf: int, scale: Fraction, number: int) -
 def prepare(path: Path, out: Path, frames: int, width: int, height: int, sources: bool) -> str:
     cv2.setNumThreads(1)
     name = f"{path.parent.parent.name}_{path.stem}"
-    judge = zlib.crc32(path.stem.rsplit("_", 1)[0].encode()) % 18 == 0
+    judge = held_back(path)
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     pictures = read(path, frames, width, height)
     if sources:
