@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TypeVar
@@ -21,7 +21,8 @@ def ahead(items: Iterable[Item], most: int = 4) -> Iterator[Iterator[Item]]:
 
     Iterating begins here: what it takes to begin, such as importing torch, can be interrupted in the main thread only.
     An error in the thread is raised where its item would have come. Leaving the context stops the thread at its next
-    item and waits for it, so that what the items come from can be closed; who still asks gets CancelledError.
+    item, waits for it and closes a generator, so that what the items come from can be closed; who still asks gets
+    CancelledError.
     """
     items = iter(items)
     ready: queue.Queue = queue.Queue(most)
@@ -65,6 +66,8 @@ def ahead(items: Iterable[Item], most: int = 4) -> Iterator[Iterator[Item]]:
         thread.join()
         with suppress(queue.Full):  # then nobody waits
             ready.put_nowait((_END, None))
+        if isinstance(items, Generator):
+            items.close()  # whoever else holds it, such as the frames of an error: it may have threads of its own
 
 
 def in_turn(streams: Iterable[Iterable[Item]], most: int) -> Iterator[Item]:

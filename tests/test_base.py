@@ -165,6 +165,21 @@ def test_who_stops_looking_leaves_no_thread_behind(walk):
         assert threading.active_count() == before
 
 
+def test_an_error_that_is_kept_keeps_no_thread(walk, tmp_path):
+    """One that is in the middle of painting when Python ends would take the process with it."""
+    data = bytearray(walk.read_bytes())
+    with Reader(walk) as reader:
+        data[reader.groups[1].offset + 40] ^= 1
+    broken = tmp_path / "broken.sdv"
+    broken.write_bytes(data)
+    before = threading.active_count()
+    with sdvideo.open(broken) as video, pytest.raises(DamagedError) as kept:
+        for _ in video:
+            pass
+    assert "group 1" in str(kept.value)
+    assert threading.active_count() == before
+
+
 def test_a_frame_by_number_does_not_disturb_those_in_order(walk):
     with sdvideo.open(walk) as video:
         alone = [frame.picture.y for frame in islice(video, 6)]
