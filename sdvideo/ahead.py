@@ -93,14 +93,18 @@ def in_turn(streams: Iterable[Iterable[Item]], most: int) -> Iterator[Item]:
             stack.close()
 
 
-def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[tuple[Item, Result]]:
+def side_by_side(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int, meanwhile: Callable[[], None] = lambda: None
+) -> Iterator[tuple[Item, Result]]:
     """Each item with what the work on it gives, in order; `workers` items after it are on their way meanwhile.
 
     They are taken in a thread, one after another. An error is raised where its result would have come. Who leaves
-    earlier does not wait for what is in work. Without workers nothing is done before it is asked for.
+    earlier does not wait for what is in work. Without workers nothing is done before it is asked for. meanwhile: done
+    once, before the first result, in the thread that asks for it.
     """
     items = iter(items)
     if not workers:
+        meanwhile()
         yield from ((item, work(item)) for item in items)
         return
     reader, pool, on_their_way = ThreadPoolExecutor(1), ThreadPoolExecutor(workers), deque()
@@ -115,6 +119,7 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], workers:
     try:
         for _ in range(workers):
             begin_one()
+        meanwhile()
         while (done := on_their_way.popleft().result()) is not _END:
             begin_one()
             yield done

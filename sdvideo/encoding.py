@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from . import __version__
 from .ahead import ahead, side_by_side
 from .allocation import OneLevel, TargetBits, base_at, level_of, share_of_error
-from .base import Base, decode_base, unpack_step
+from .base import Base, Filter, decode_base, unpack_step
 from .container import KEY, CodedFrame, Group, Header, Reader, Writer
 from .demux import Source, open_source
 from .errors import FormatError, SettingError
@@ -162,7 +162,10 @@ class _BaseWay:
         self._info, self._settings = info, settings
         self._keyint = settings.keyint or min(_BASE_KEYINT, max(1, _GROUP_ROOM // _picture_bytes(info)))
         self.model = restorer_id()
-        self._prefilter = None if settings.preset == "fast" else load_prefilter(device=settings.device)
+
+    @cached_property
+    def _prefilter(self) -> Filter | None:
+        return None if self._settings.preset == "fast" else load_prefilter(device=self._settings.device)
 
     def groups(
         self, frames: Iterable[Frame], store: _Store, bits: float | None, total: int | None, progress: Progress
@@ -180,7 +183,12 @@ class _BaseWay:
         if store.earlier and (before := next(frames, None)):
             last = self._last(before.picture, store.earlier)
         workers = _fitting(info, self._keyint) if settings.workers is None else settings.workers
-        foreseen = side_by_side(lambda shot: allocation.foresee(_pictures(shot)), shots(frames, self._keyint), workers)
+        foreseen = side_by_side(
+            lambda shot: allocation.foresee(_pictures(shot)),
+            shots(frames, self._keyint),
+            workers,
+            meanwhile=lambda: self._prefilter,  # torch takes seconds
+        )
         for shot, scale in foreseen:
             pictures = _pictures(shot)
             error = last and last_error(*last, pictures[0])
