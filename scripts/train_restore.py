@@ -139,16 +139,16 @@ def paint(
     """The painted frames, each y [B, S, R] and uv [B, 2, S/2, R/2], 0..255; as they are shown if `rounded`."""
     painted = []
     for t in range(chain.y.shape[1]):
-        up = carried = to_patches(chain.up_y[:, t], chain.up_uv[:, t]).contiguous(memory_format=torch.channels_last)
+        up = carried = to_patches(chain.up_y[:, t], chain.up_uv[:, t])
         doubt = torch.full_like(chain.doubt[:, t], NO_TRUST)
         if painted:
             y, uv = painted[-1]
             y, _ = warp(y[:, None], enlarged(chain.up_flow[:, t]), "bicubic")
             uv, inside = warp(uv, chain.up_flow[:, t], "bicubic")
             carried = to_patches(y[:, 0].clamp(0, 255), uv.clamp(0, 255))
-            carried = carried.contiguous(memory_format=torch.channels_last)
             doubt = torch.where(inside, chain.doubt[:, t], NO_TRUST)
-        out = network(up, carried, F.pixel_unshuffle(doubt[:, None], 2), chain.setting)
+        seen = torch.cat([up - 128, carried - up, F.pixel_unshuffle(doubt[:, None], 2)], 1)
+        out = up + network(seen.contiguous(memory_format=torch.channels_last), chain.setting)
         painted.append(from_patches(out.round().clamp(0, 255) if rounded else out))
     return painted
 

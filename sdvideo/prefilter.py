@@ -21,7 +21,7 @@ from torch import nn
 
 from .header import SCALES
 from .picture import Picture
-from .restore import Block, folded, frequencies, loaded, setting_of, unfolded
+from .restore import Block, folded, frequencies, loaded, setting_of, sum_of, unfolded
 
 SQUARE = 4
 _PATCH = SQUARE**2
@@ -34,10 +34,9 @@ _BLOCKS = 3
 
 
 class Prefiltering(nn.Module):
-    """(luma, setting) -> luma, as patches [B, 16, H/4, W/4] of the 4x4 squares of a plane, 0..255.
+    """(luma, setting) -> the change, as patches [B, 16, H/4, W/4] of the 4x4 squares of a plane.
 
-    What comes in is uint8 or float32, what comes out float32, not rounded and not clipped. setting: float32 [B, 2], see
-    restore.setting_of.
+    luma: uint8 or float32, 0..255; the change is float32, not rounded. setting: float32 [B, 2], see restore.setting_of.
     """
 
     def __init__(self):
@@ -56,7 +55,7 @@ class Prefiltering(nn.Module):
     def forward(self, luma: torch.Tensor, setting: torch.Tensor) -> torch.Tensor:
         kind = self.enter.weight.dtype
         x = self.enter((luma.to(kind) - 128) * (1 / 64)) + self.setting(setting.to(kind))[:, :, None, None]
-        return torch.add(luma.float(), self.leave(self.blocks(x)).float(), alpha=8)
+        return self.leave(self.blocks(x)).float() * 8
 
 
 class Prefilter:
@@ -83,9 +82,10 @@ class Prefilter:
     def _readied(self, picture: Picture, crf: float, scale: Fraction) -> Picture:
         setting = torch.tensor([setting_of(crf, scale)], device=self._device)
         luma = np.pad(picture.y, [(0, -side % SQUARE) for side in picture.y.shape], mode="edge")
-        patches = torch.from_numpy(folded(luma, SQUARE)).to(self._device).permute(2, 0, 1)[None]
-        readied = self._network(patches, setting)[0].permute(1, 2, 0).round_().clamp_(0, 255).to(torch.uint8)
-        y = unfolded(readied.contiguous().cpu().numpy(), SQUARE)[: picture.height, : picture.width]
+        patches = folded(luma, SQUARE, SQUARE)
+        change = self._network(torch.from_numpy(patches).to(self._device).permute(2, 0, 1)[None], setting)
+        readied = sum_of(patches, change[0].permute(1, 2, 0).cpu().numpy())
+        y = unfolded(readied, SQUARE, SQUARE)[: picture.height, : picture.width]
         return replace(picture, y=np.ascontiguousarray(y))
 
 

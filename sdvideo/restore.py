@@ -28,12 +28,10 @@ from torch import nn
 
 from .picture import Picture
 
-PATCH = 24
+PATCH, DOUBTS = 24, 4  # numbers of a 4x4 square: its samples, and its doubts
 NO_TRUST = 255  # doubt where there is nothing to carry over
 _CHANNELS = 64
 _BLOCKS = 6
-# The chroma samples of a square lie row by row with U and V in turn; its patch has all of U first. And back.
-_SORTED, _UNSORTED = [0, 2, 4, 6, 1, 3, 5, 7], [16, 20, 17, 21, 18, 22, 19, 23]
 _LEAST = 64  # pixels a side; DIS needs half of that
 
 
@@ -96,11 +94,11 @@ def _fuses(block: Block, kind: torch.dtype) -> bool:
 
 
 class Restoration(nn.Module):
-    """(up, carried, doubt, setting) -> the painted picture as patches, not rounded and not clipped."""
+    """(seen, setting) -> what the painted picture has more than up: patches, float32, not rounded."""
 
     def __init__(self):
         super().__init__()
-        self.enter = nn.Conv2d(2 * PATCH + 4, _CHANNELS, 1)
+        self.enter = nn.Conv2d(2 * PATCH + DOUBTS, _CHANNELS, 1)
         self.setting = nn.Sequential(nn.Linear(2, 32), nn.SiLU(), nn.Linear(32, _CHANNELS))
         self.blocks = nn.Sequential(*(Block(_CHANNELS) for _ in range(_BLOCKS)))
         self.leave = nn.Conv2d(_CHANNELS, 2 * PATCH, 1)
@@ -120,21 +118,17 @@ class Restoration(nn.Module):
                 block.look.weight[:, :, 1, 1] += 1
                 nn.init.kaiming_normal_(block.widen.weight, nonlinearity="relu")
 
-    def forward(
-        self, up: torch.Tensor, carried: torch.Tensor, doubt: torch.Tensor, setting: torch.Tensor
-    ) -> torch.Tensor:
-        """up, carried: patches, 0..255. doubt: [B, 4, H/4, W/4], 0..255, the 2x2 values of each square.
+    def forward(self, seen: torch.Tensor, setting: torch.Tensor) -> torch.Tensor:
+        """seen: up - 128, carried - up (patches) and doubt (the 2x2 values of each square), [B, 24 + 24 + 4, H/4, W/4].
 
-        All of them uint8 or all float32. setting: float32 [B, 2], see setting_of.
+        Whole or float numbers. setting: float32 [B, 2], see setting_of.
         """
-        kind = self.enter.weight.dtype
-        seen = up.to(kind)  # whole numbers up to 256 are exact in bfloat16, too, and so are differences of bytes
-        apart = carried.to(kind) - seen
-        x = self.enter(torch.cat([seen - 128, apart, doubt.to(kind)], 1) * (1 / 64))
-        x = x + self.setting(setting.to(kind))[:, :, None, None]
+        kind = self.enter.weight.dtype  # whole numbers up to 256 are exact in bfloat16, too
+        x = F.conv2d(seen.to(kind), self.enter.weight * (1 / 64), self.enter.bias)
+        x += self.setting(setting.to(kind))[:, :, None, None]
         change, blend = self.leave(self.blocks(x)).split(PATCH, 1)
-        changed = torch.add(up.float(), change.float(), alpha=8)
-        return torch.addcmul(changed, blend.float().sigmoid(), apart.float())
+        apart = seen[:, PATCH : 2 * PATCH].float()
+        return change.float().mul_(8).addcmul_(blend.float().sigmoid_(), apart)
 
     def macs(self) -> float:
         """Multiplications per full-size pixel."""
@@ -165,10 +159,8 @@ class Tracer:
         flow = self._dis.calc(now, before, None)
         place = flow + grid(*now.shape)
         seen = cv2.remap(before, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        doubt = cv2.absdiff(now, seen)
-        bounds = np.array([now.shape[1] - 1, now.shape[0] - 1], np.float32)
-        doubt[((place < 0) | (place > bounds)).any(-1)] = NO_TRUST
-        return flow, doubt
+        inside = cv2.inRange(place, (0, 0), (now.shape[1] - 1, now.shape[0] - 1))
+        return flow, cv2.bitwise_or(cv2.absdiff(now, seen), cv2.bitwise_not(inside))
 
 
 @lru_cache(maxsize=4)
@@ -184,21 +176,14 @@ def halved(luma: np.ndarray) -> np.ndarray:
     return cv2.resize(luma, (luma.shape[1] // 2, luma.shape[0] // 2), interpolation=cv2.INTER_AREA)
 
 
-class _Planes(NamedTuple):
-    """y: uint8 [H, W], uv: uint8 [H/2, W/2, 2]; H and W multiples of 4."""
-
-    y: np.ndarray
-    uv: np.ndarray
-
-
 class Traced(NamedTuple):
-    """A base picture, made ready. base: as decoded; up: enlarged and padded.
+    """A base picture, made ready. base: as decoded; up: enlarged, sides padded to multiples of 4.
 
     flow: float32 [H/2, W/2, 2], towards the picture before; None where there is none. doubt: uint8 [H/2, W/2].
     """
 
     base: Picture
-    up: _Planes
+    up: Picture
     flow: np.ndarray | None
     doubt: np.ndarray
 
@@ -214,7 +199,7 @@ class Canvas:
         self._restorer, self._width, self._height = restorer, width, height
         self._tracer = Tracer()
         self._half: np.ndarray | None = None
-        self._shown: _Planes | None = None
+        self._shown: Picture | None = None
 
     def trace(self, base: Picture, first: bool) -> Traced:
         """The next base picture, enlarged and compared with the one before. first: of its group."""
@@ -238,8 +223,8 @@ class Canvas:
             shown = _kept(self._shown, shown, still, self._width, self._height)
         self._shown = shown
         h, w = (self._height + 1) // 2, (self._width + 1) // 2
-        u, v = (np.ascontiguousarray(shown.uv[:h, :w, i]) for i in (0, 1))
-        return Picture(np.ascontiguousarray(shown.y[: self._height, : self._width]), u, v)
+        planes = shown.y[: self._height, : self._width], shown.u[:h, :w], shown.v[:h, :w]
+        return Picture(*map(np.ascontiguousarray, planes))
 
 
 def loaded(network: nn.Module, path: Path, device: str) -> nn.Module:
@@ -265,39 +250,52 @@ class Restorer:
         self._network = loaded(Restoration(), path, self._device)
 
     @torch.inference_mode()
-    def paint(self, up: _Planes, carried: _Planes, doubt: np.ndarray, setting: tuple[float, float]) -> _Planes:
-        """One picture, see Restoration."""
-        told = torch.tensor([setting], device=self._device)
-        squares = F.pixel_unshuffle(torch.from_numpy(doubt).to(self._device)[None, None], 2)
-        patches = self._network(self._patches(up), self._patches(carried), squares, told)
-        shown = patches[0].permute(1, 2, 0).round_().clamp_(0, 255).to(torch.uint8)
-        y, uv = (part.contiguous().cpu().numpy() for part in (shown[..., :16], shown[..., _UNSORTED]))
-        return _Planes(unfolded(y, 4), unfolded(uv, 2).reshape(len(up.uv), -1, 2))
-
-    def _patches(self, planes: _Planes) -> torch.Tensor:
-        """What to_patches gives, with the channels of a square side by side in memory: uint8 [1, 24, H/4, W/4]."""
-        y, uv = folded(planes.y, 4), folded(planes.uv.reshape(len(planes.uv), -1), 2)
-        patches = torch.from_numpy(np.concatenate([y, uv[..., _SORTED]], -1)).to(self._device)
-        return patches.permute(2, 0, 1)[None]
+    def paint(self, up: Picture, carried: Picture, doubt: np.ndarray, setting: tuple[float, float]) -> Picture:
+        """One picture, see Restoration; of all of them the sides are multiples of 4."""
+        shown, before = _patches(up), _patches(carried)
+        middle, apart = (np.subtract(a, b, dtype=np.int16) for a, b in ((shown, 128), (before, shown)))
+        seen = torch.from_numpy(np.concatenate([middle, apart, folded(doubt, 2, 2)], -1)).to(self._device)
+        added = self._network(seen.permute(2, 0, 1)[None], torch.tensor([setting], device=self._device))
+        return _unpatched(sum_of(shown, added[0].permute(1, 2, 0).cpu().numpy()))
 
 
-def folded(rows: np.ndarray, height: int) -> np.ndarray:
-    """Cut bytes [height h, 4 w] into pieces of height x 4: [h, w, 4 height]. Four bytes move as one number."""
-    numbers = np.ascontiguousarray(rows).view(np.uint32).reshape(-1, height, rows.shape[1] // 4)
+def _patches(picture: Picture) -> np.ndarray:
+    """What to_patches gives, with the samples of a square side by side in memory: uint8 [H/4, W/4, 24]."""
+    return np.concatenate([folded(picture.y, 4, 4), folded(picture.u, 2, 2), folded(picture.v, 2, 2)], -1)
+
+
+def _unpatched(patches: np.ndarray) -> Picture:
+    """The inverse of _patches."""
+    y, u, v = np.split(patches, (16, 20), -1)
+    return Picture(unfolded(y, 4, 4), unfolded(u, 2, 2), unfolded(v, 2, 2))
+
+
+def sum_of(samples: np.ndarray, more: np.ndarray) -> np.ndarray:
+    """uint8 and float32 [H, W, C] -> uint8, rounded and clipped: in one go, other than with NumPy or torch."""
+    rows = len(samples)
+    return cv2.add(samples.reshape(rows, -1), more.reshape(rows, -1), dtype=cv2.CV_8U).reshape(samples.shape)
+
+
+_NUMBERS = {2: np.uint16, 4: np.uint32}  # so many bytes move as one number
+
+
+def folded(plane: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Cut uint8 [height h, width w] into squares: [h, w, height width]. width: 2 or 4."""
+    numbers = np.ascontiguousarray(plane).view(_NUMBERS[width]).reshape(-1, height, plane.shape[1] // width)
     return np.ascontiguousarray(numbers.transpose(0, 2, 1)).view(np.uint8)
 
 
-def unfolded(pieces: np.ndarray, height: int) -> np.ndarray:
+def unfolded(squares: np.ndarray, height: int, width: int) -> np.ndarray:
     """The inverse of folded."""
-    numbers = pieces.view(np.uint32).transpose(0, 2, 1)
-    return np.ascontiguousarray(numbers).view(np.uint8).reshape(height * len(pieces), -1)
+    numbers = np.ascontiguousarray(squares).view(_NUMBERS[width]).transpose(0, 2, 1)
+    return np.ascontiguousarray(numbers).view(np.uint8).reshape(height * len(squares), -1)
 
 
-def _padded(picture: Picture) -> _Planes:
+def _padded(picture: Picture) -> Picture:
     """The picture with its last row and column repeated up to multiples of 4."""
     height, width = (max(_LEAST, -(-side // 4) * 4) for side in (picture.height, picture.width))
-    uv = cv2.merge((picture.u, picture.v))
-    return _Planes(_grown(picture.y, height, width), _grown(uv, height // 2, width // 2))
+    chroma = (_grown(plane, height // 2, width // 2) for plane in (picture.u, picture.v))
+    return Picture(_grown(picture.y, height, width), *chroma)
 
 
 def _grown(plane: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -305,21 +303,22 @@ def _grown(plane: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.copyMakeBorder(plane, 0, down, 0, right, cv2.BORDER_REPLICATE) if down or right else plane
 
 
-def _kept(before: _Planes, now: _Planes, still: np.ndarray, width: int, height: int) -> _Planes:
+def _kept(before: Picture, now: Picture, still: np.ndarray, width: int, height: int) -> Picture:
     """The samples of before where still, bool of any size, says so; width, height: of what is not padding."""
     squares = (width + 1) // 2, (height + 1) // 2
     kept = cv2.resize(still.astype(np.uint8), squares, interpolation=cv2.INTER_NEAREST)
-    kept = _grown(kept, *now.uv.shape[:2]).astype(bool)
-    return _Planes(
-        np.where(kept.repeat(2, 0).repeat(2, 1), before.y, now.y), np.where(kept[..., None], before.uv, now.uv)
-    )
+    kept = _grown(kept, *now.u.shape).astype(bool)
+    y = np.where(kept.repeat(2, 0).repeat(2, 1), before.y, now.y)
+    return Picture(y, np.where(kept, before.u, now.u), np.where(kept, before.v, now.v))
 
 
-def _carry(shown: _Planes, flow: np.ndarray) -> _Planes:
+def _carry(shown: Picture, flow: np.ndarray) -> Picture:
     """Look every sample up along a flow of the half-size grid, which is the grid of the chroma samples."""
     height, width = shown.y.shape
-    place = flow + grid(*flow.shape[:2])
-    uv = cv2.remap(shown.uv, place, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    place = cv2.resize(2 * flow, (width, height), interpolation=cv2.INTER_LINEAR)
-    place += grid(height, width)
-    return _Planes(cv2.remap(shown.y, place, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE), uv)
+    fine = cv2.resize(2 * flow, (width, height), interpolation=cv2.INTER_LINEAR)
+    fine += grid(height, width)
+    coarse = flow + grid(*flow.shape[:2])
+    planes = (shown.y, fine), (shown.u, coarse), (shown.v, coarse)
+    return Picture(
+        *(cv2.remap(plane, place, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE) for plane, place in planes)
+    )
