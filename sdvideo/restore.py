@@ -15,6 +15,7 @@ Inside, a picture is "patches", [B, 24, H/4, W/4]: the 16 luma and 2 x 4 chroma 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,7 @@ PATCH, DOUBTS = 24, 4  # numbers of a 4x4 square: its samples, and its doubts
 NO_TRUST = 255  # doubt where there is nothing to carry over
 _CHANNELS = 64
 _BLOCKS = 6
+_MOST_SQUARES = 80_000  # that are painted at once, which limits the memory for it: 1 kB for each
 _LEAST = 64  # pixels a side; DIS needs half of that
 
 
@@ -254,9 +256,23 @@ class Restorer:
         """One picture, see Restoration; of all of them the sides are multiples of 4."""
         shown, before = _patches(up), _patches(carried)
         middle, apart = (np.subtract(a, b, dtype=np.int16) for a, b in ((shown, 128), (before, shown)))
-        seen = torch.from_numpy(np.concatenate([middle, apart, folded(doubt, 2, 2)], -1)).to(self._device)
-        added = self._network(seen.permute(2, 0, 1)[None], torch.tensor([setting], device=self._device))
-        return _unpatched(sum_of(shown, added[0].permute(1, 2, 0).cpu().numpy()))
+        seen = np.concatenate([middle, apart, folded(doubt, 2, 2)], -1)
+        told = torch.tensor([setting], device=self._device)
+        painted = np.empty_like(shown)
+        for rows, wider in _strips(*seen.shape[:2]):
+            strip = torch.from_numpy(seen[wider]).to(self._device).permute(2, 0, 1)[None]
+            added = self._network(strip, told)[0].permute(1, 2, 0).cpu().numpy()
+            skip = rows.start - wider.start
+            painted[rows] = sum_of(shown[rows], added[skip : skip + rows.stop - rows.start])
+        return _unpatched(painted)
+
+
+def _strips(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
+    """Rows of squares to paint at once, and the rows for that, because the network looks around."""
+    count = -(-rows * columns // _MOST_SQUARES)
+    for n in range(count):
+        top, bottom = rows * n // count, rows * (n + 1) // count
+        yield slice(top, bottom), slice(max(0, top - _BLOCKS), min(rows, bottom + _BLOCKS))
 
 
 def _patches(picture: Picture) -> np.ndarray:

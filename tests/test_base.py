@@ -18,7 +18,7 @@ import torch
 from conftest import Clip, Clips
 
 import sdvideo
-from sdvideo import encoding
+from sdvideo import encoding, restore
 from sdvideo.allocation import base_at, cheapest_scale, level_of
 from sdvideo.base import SCALES, BaseDecoder, base_size, encode_base, pack_step, pack_unit, unpack_step, unpack_unit
 from sdvideo.colour import planes_of
@@ -153,6 +153,14 @@ def test_pictures_hardly_depend_on_the_library_that_multiplies(walk):
             shown.append([frame.picture.y.astype(int) for frame in islice(video, 3)])
     apart = np.abs(np.subtract(*shown))
     assert apart.max() <= 4 and apart.mean() < 0.1
+
+
+def test_large_pictures_are_painted_in_strips_that_cannot_be_seen(walk, monkeypatch):
+    with sdvideo.open(walk) as video:
+        whole = [frame.picture for frame in islice(video, 3)]
+    monkeypatch.setattr(restore, "_MOST_SQUARES", 1500)
+    with sdvideo.open(walk) as video:
+        assert all(map(same, whole, (frame.picture for frame in islice(video, 3))))
 
 
 def test_who_stops_looking_leaves_no_thread_behind(walk):
