@@ -7,13 +7,15 @@ Every folder has video/*.mp4. One .npz per shot, cropped from its middle; T fram
 
     y uint8 [T, H, W]; uv uint8 [T, 2, H/2, W/2]          the source
     flow int16 [T, 2, H/2, W/2]; visible bool, likewise   where it moves, and what is visible in the frame before
-    up_y0, up_uv0 as y and uv                             carried by AV1 at some size and crf, and enlarged by Lanczos
+    up_y0, up_uv0 as y and uv                             carried by AV1 at some size and crf, and enlarged by Lanczos;
+                                                          before AV1 all but the first went through the prefilter
     flow0; doubt0 uint8 [T, H/2, W/2]                     flow and doubt between those (see sdvideo/restore.py)
     base float32 [N, 2]                                   crf and scale of each of these variants 0..N-1
 
 Flow is (x, y) towards the frame before in 1/16 samples of the half-size grid; frame 0 has none. Shots of about one
-source in eighteen, by the hash of its name, are for judging only: their files start with "judge_". Needs PyAV, with
-libsvtav1 and libdav1d; train_restore.py needs only what this writes.
+source in eighteen, by the hash of its name, are for judging only: their files start with "judge_", and all their
+variants went through the prefilter. Needs PyAV, with libsvtav1 and libdav1d; train_restore.py needs only what this
+writes.
 """
 
 from __future__ import annotations
@@ -22,17 +24,19 @@ import argparse
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
+import torch
 
-from sdvideo.base import EFFORT, decode_base, encode_base
+from sdvideo.base import EFFORT, Filter, decode_base, encode_base
 from sdvideo.colour import planes_of
 from sdvideo.header import SCALES
+from sdvideo.models import load_prefilter
 from sdvideo.picture import Frame, Picture
 from sdvideo.restore import NO_TRUST, Tracer, grid, halved
 from sdvideo.scaling import scaled
@@ -62,11 +66,14 @@ def cropped(picture: Picture, width: int, height: int) -> Picture:
     return Picture(*map(np.ascontiguousarray, planes))
 
 
-def through_av1(pictures: list[Picture], crf: int, scale: Fraction) -> list[Picture]:
-    """One group, as the codec brings it back, enlarged by Lanczos."""
+prefilter = cache(partial(load_prefilter, device="cpu"))  # once in each process
+
+
+def through_av1(pictures: list[Picture], crf: int, scale: Fraction, before: Filter | None) -> list[Picture]:
+    """One group, as the codec brings it back, enlarged by Lanczos. before: what it goes through first."""
     width, height = pictures[0].width, pictures[0].height
     frames = [Frame(number, 1, picture) for number, picture in enumerate(pictures)]
-    coded = encode_base(pictures, scale, crf, EFFORT["balanced"]).coded(frames)
+    coded = encode_base(pictures, scale, crf, EFFORT["balanced"], prefilter=before).coded(frames)
     return [scaled(picture, width, height) for picture in decode_base(coded, width, height)]
 
 
@@ -91,8 +98,10 @@ def source_side(pictures: list[Picture]) -> dict[str, np.ndarray]:
     return {"y": y, "uv": uv, "flow": np.stack(flows), "visible": np.stack(seen)}
 
 
-def base_side(pictures: list[Picture], crf: int, scale: Fraction, number: int) -> dict[str, np.ndarray]:
-    y, uv = stacked(through_av1(pictures, crf, scale))
+def base_side(
+    pictures: list[Picture], crf: int, scale: Fraction, before: Filter | None, number: int
+) -> dict[str, np.ndarray]:
+    y, uv = stacked(through_av1(pictures, crf, scale, before))
     halves = [halved(luma) for luma in y]
     tracer = Tracer()
     flows, doubts = [np.zeros((2, *halves[0].shape), np.int16)], [np.full_like(halves[0], NO_TRUST)]
@@ -106,6 +115,7 @@ def base_side(pictures: list[Picture], crf: int, scale: Fraction, number: int) -
 
 def prepare(path: Path, out: Path, frames: int, width: int, height: int, sources: bool) -> str:
     cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     name = f"{path.parent.parent.name}_{path.stem}"
     judge = held_back(path)
     rng = np.random.default_rng(zlib.crc32(name.encode()))
@@ -121,7 +131,9 @@ def prepare(path: Path, out: Path, frames: int, width: int, height: int, sources
     base = np.array([(crf, float(scale)) for crf, scale in variants], np.float32).reshape(-1, 2)
     arrays = source_side(pictures) | {"base": base}
     for number, (crf, scale) in enumerate(variants):
-        arrays |= base_side(pictures, crf, scale, number)
+        # The preset "fast" codes what comes as it is.
+        before = prefilter() if judge or number else None
+        arrays |= base_side(pictures, crf, scale, before, number)
     np.savez(out / f"{'judge_' if judge else ''}{name}.npz", **arrays)
     told = ", ".join(f"crf {crf} at {scale}" for crf, scale in variants)
     return f"{name}: {len(pictures)} frames, {pictures[0]}, {told}{' (judge)' if judge else ''}"

@@ -287,7 +287,7 @@ def _unpatched(patches: np.ndarray) -> Picture:
 
 
 def sum_of(samples: np.ndarray, more: np.ndarray) -> np.ndarray:
-    """uint8 and float32 [H, W, C] -> uint8, rounded and clipped: in one go, other than with NumPy or torch."""
+    """uint8 and float32 [H, W, C] -> uint8, rounded and clipped, in one walk through memory."""
     rows = len(samples)
     return cv2.add(samples.reshape(rows, -1), more.reshape(rows, -1), dtype=cv2.CV_8U).reshape(samples.shape)
 
