@@ -10,7 +10,7 @@ Needs torch, numpy, OpenCV and safetensors; a CUDA GPU is used where there is on
 compiled). Every step takes crops of a few consecutive frames, and paints them one after the other; what was painted is
 warped along the base's flow and fed back, with gradients through the whole chain. The loss of a frame is
 
-    250 MSE + 12 (1 - MS-SSIM) + 100 mean_M d²,    d_t = e_t - W(e_{t-1})
+    250 MSE + 12 (1 - MS-SSIM) + 150 mean_M d²,    d_t = e_t - W(e_{t-1})
 
 on values 0..1, with MS-SSIM of three scales, e the luma error and W the warp along the flow of the source (M: visible
 in both). A chain counts by one over the root of what Lanczos leaves, so that fine pictures count beside coarse ones.
@@ -37,7 +37,7 @@ from sdvideo.fidelity import structure
 from sdvideo.models import RESTORER
 from sdvideo.restore import NO_TRUST, Restoration, from_patches, setting_of, to_patches
 
-FIDELITY, STRUCTURE, STEADINESS, CHROMA = 250.0, 12.0, 100.0, 1 / 8
+FIDELITY, STRUCTURE, STEADINESS, CHROMA = 250.0, 12.0, 150.0, 1 / 8
 SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001)  # the three finer scales of Wang et al. (2003)
 LENGTHS = ((0.2, 3), (0.75, 5), (1.0, 8))  # up to this share of the run, chains of so many frames
 JUDGE_EVERY, LOG_EVERY = 6.0, 1.0  # minutes
