@@ -42,10 +42,9 @@ _SVT = "keyint=-1:scd=0:qp-scale-compress-strength=2"
 # How carefully SVT-AV1 looks goes by the CRF it is given, not by what an offset for the start leaves of it, and to it a
 # closed group is all start. So it is given a coarser one and an offset back: 4 % fewer bits for a third more time.
 _DETOUR, _PER_OFFSET, _COARSEST_CRF = 8, 1.1, 63
-# What is drawn takes the tools for it. In key frames they look for copies: at presets up to 6 that takes 50 us a pixel,
-# at 7 a tenth, and there they still save more than the finer presets do without them.
-_DRAWN, _DRAWN_IN_A_HURRY = "scm=1", 7
-_MOST_SEARCHED = 1920 * 1088  # pixels
+# What is drawn takes the tools for it, whatever SVT-AV1 thinks of it. In key frames they look for copies, which takes
+# up to 60 us a pixel; pictures that are larger than this are left to its own opinion.
+_DRAWN, _MOST_SEARCHED = "scm=1", 1920 * 1088
 _HAS_EXTENSION, _HAS_SIZE = 4, 2
 
 
@@ -142,9 +141,8 @@ def encode_base(
         size = f"{pictures[0].width}x{pictures[0].height}"
         raise SettingError(f"{size} is too high for an AV1 base, of {_MOST_LINES} lines at most; give base none")
     params = f"{_params(crf)}:{_SVT}"
-    if effort != PROBE and is_drawn(pictures):
-        hurried = effort == EFFORT["fast"] or width * height > _MOST_SEARCHED
-        effort, params = _DRAWN_IN_A_HURRY if hurried else effort, f"{params}:{_DRAWN}"
+    if effort != PROBE and width * height <= _MOST_SEARCHED and is_drawn(pictures):
+        params += f":{_DRAWN}"
     options = {"preset": str(effort), "svtav1-params": params}
     small = [scaled(picture, width, height) for picture in pictures]
     if prefilter is not None:

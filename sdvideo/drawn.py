@@ -1,9 +1,10 @@
 """Screens, text and line art: told from what a camera sees, because AV1 has tools that only these are worth.
 
-A palette for a square, and copying squares from elsewhere in the same picture, save a sixth to more than half of the
-bits on them. SVT-AV1's own detectors want exactly equal samples, which text with soft edges does not have, nor a
-recording of a screen that was compressed before. So each square of 8x8 luma samples with an edge in it is asked how
-many of its samples are close to its darkest or to its brightest one. Of what is drawn on a plain ground most are.
+A palette for a square, and copying squares from elsewhere in the same picture, save up to half of the bits on them.
+SVT-AV1 looks for such content itself, but wants samples that are exactly equal: it finds clean user interfaces, and
+misses most text with soft edges, and recordings of a screen that were compressed before. So here each square of 8x8
+luma samples with an edge in it is asked how many of its samples are close to its darkest or to its brightest one. Of
+what is drawn on a plain ground most are.
 """
 
 from __future__ import annotations
