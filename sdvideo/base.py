@@ -28,7 +28,7 @@ from .scaling import scaled
 Filter = Callable[[Sequence[Picture], float, Fraction], list[Picture]]
 
 LOWEST_CRF, HIGHEST_CRF = 1.0, 70.0
-EFFORT = {"fast": 6, "balanced": 3, "best": 2}  # SVT-AV1's own presets
+EFFORT = {"fast": 6, "balanced": 3, "best": 1}  # SVT-AV1's own presets
 PROBE = 10  # and the one to find out with how groups behave
 DELIMITER = b"\x12\x00"  # the OBU that begins a temporal unit
 
