@@ -2,9 +2,9 @@
 
     python scripts/drawn_gain.py FOLDER [FOLDER ...]
 
-Every video in the folders is asked, by its first --frames pictures. What is drawn is coded as one group at full size,
-at three CRFs, with the tools and without. Printed for each, and as a median: by how many percent the bits at equal
-PSNR-Y and MS-SSIM of the AV1 picture differ (BD-rate), and how many times as long coding takes.
+Every video in the folders is asked, by at most --frames pictures from its middle. What is drawn is coded as one group
+at full size, at three CRFs, with the tools and without. Printed for each, and as a median: by how many percent the bits
+at equal PSNR-Y and MS-SSIM of the AV1 picture differ (BD-rate), and how many times as long coding takes.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ _SVT = "keyint=-1:scd=0:qp-scale-compress-strength=2"
 # closed group is all start. So it is given a coarser one and an offset back: 4 % fewer bits for a third more time.
 _DETOUR, _PER_OFFSET, _COARSEST_CRF = 8, 1.1, 63
 # What is drawn takes the tools for it, whatever SVT-AV1 thinks of it. In key frames they look for copies, which takes
-# up to 60 us a pixel; pictures that are larger than this are left to its own opinion.
+# up to 100 us a pixel; pictures that are larger than this are left to its own opinion.
 _DRAWN, _MOST_SEARCHED = "scm=1", 1920 * 1088
 _HAS_EXTENSION, _HAS_SIZE = 4, 2
 
