@@ -59,6 +59,7 @@ class BaseFrameDecoder:
 AnyDecoder: TypeAlias = "FrameDecoder | BaseFrameDecoder | SmallFrameDecoder"
 Parsed = TypeVar("Parsed")
 _BUFFER = 64_000_000  # bytes for pictures of the group after the one that is shown
+_WORTHWHILE = 16  # of them, for a group to be decoded beside the one that is shown
 _KEPT = 256  # frames of the last call for latents, which the next one may share
 
 
@@ -216,17 +217,20 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[Frame]:
         # Frames depend on those before them and groups do not, so two groups of an AV1 base are decoded at once, which
-        # keeps all cores busy. Latents do so one by one, and their models may need all the memory there is.
-        several = 2 if self.base == "av1" else 1
-        return self._frames([self._new_decoder() for _ in range(several)])
+        # keeps all cores busy. Latents do so one by one, and their models may need all the memory there is. Large
+        # pictures do, too: few of the next group would fit into the buffer, and painting them takes as much again.
+        room = _BUFFER // (self.info.width * self.info.height * 3)
+        if self.base == "av1" and room >= _WORTHWHILE:
+            return self._frames([self._new_decoder(), self._new_decoder()], room)
+        return self._frames([self._new_decoder()], room)
 
-    def _frames(self, decoders: list[AnyDecoder]) -> Iterator[Frame]:
+    def _frames(self, decoders: list[AnyDecoder], room: int) -> Iterator[Frame]:
+        """All frames. room: how many of the next group may be decoded meanwhile, if there is a second decoder."""
         groups = range(len(self._groups))
         if len(decoders) == 1:
             frames = self._decoded(groups, *decoders)
         else:
-            streams = map(self._decoded, ([group] for group in groups), cycle(decoders))
-            frames = in_turn(streams, max(1, _BUFFER // (self.info.width * self.info.height * 3)))
+            frames = in_turn(map(self._decoded, ([group] for group in groups), cycle(decoders)), room)
         shown = None
         for coded, symbols, picture in frames:
             self._symbols = symbols
