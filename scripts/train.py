@@ -2,12 +2,14 @@
 
     python scripts/prepare.py data FOLDER [FOLDER ...]
     python scripts/train.py data --out run --minutes 90                      from nothing
-    python scripts/train.py data --out run --minutes 90 --start run/last.pt  go on
+    python scripts/train.py data --out run --minutes 90 --continue           from the shipped weights
+    python scripts/train.py data --out run --minutes 90 --start run/last.pt  from those of a run
 
-Needs torch, numpy and OpenCV. Every step takes crops of a few consecutive frames (or a photograph), codes the first
-as a key frame and the others against the decoded frame before, warped along the prepared motion, at a random
-quantiser step, and descends on SSE + lambda * bits with lambda = 0.12 step^2. Rounding passes gradients straight
-through to the distortion and is noise to the rate; the context model trains with the integers it codes with.
+Needs torch, numpy, OpenCV and safetensors. Every step takes crops of a few consecutive frames (or a photograph), codes
+the first as a key frame and the others against the decoded frame before, warped along the prepared motion, around a
+random quantiser step in the rhythm of rate.py, and descends on SSE + lambda * bits with lambda = 0.12 step^2. Rounding
+passes gradients straight through to the distortion and is noise to the rate; the context model trains with the integers
+it codes with.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ import torch
 import torch.nn.functional as F
 
 from sdvideo import context as ctx
-from sdvideo.embedded import CHANNELS, Transform, from_patches, to_patches
+from sdvideo.embedded import CHANNELS, WEIGHTS, Transform, from_patches, load_networks, to_patches
 from sdvideo.motion import compensate
+from sdvideo.rate import KEY_BONUS, RHYTHM
 
 LAMBDA = 0.12
 
@@ -66,6 +69,11 @@ def predict(decoded: torch.Tensor, fields: list[np.ndarray]) -> torch.Tensor:
         for k, plane in enumerate(planes)
     ]
     return to_patches(*(torch.from_numpy(w).float() for w in warped))
+
+
+def in_rhythm(step: float, t: int) -> float:
+    """The quantiser step of frame t of a group around this step."""
+    return step * 2 ** ((RHYTHM[(t - 1) % len(RHYTHM)] if t else -KEY_BONUS) / 32)
 
 
 def laplace_bits(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -208,19 +216,22 @@ def judge(transform, context, shots, steps=(16.0, 32.0, 64.0)) -> dict:
     result = {}
     rng = np.random.default_rng(7)
     chains = [
-        crop(s, rng, 256, 3) for s in shots if len(s[0]) >= 3 and min(s[0].shape[1] * 2 // 3, s[0].shape[2]) >= 256
+        crop(s, rng, 256, 5) for s in shots if len(s[0]) >= 5 and min(s[0].shape[1] * 2 // 3, s[0].shape[2]) >= 256
     ]
     for value in steps:
-        step = torch.full((len(chains),), value)
         decoded = previous = None
-        for t, name in enumerate(("key", "first", "second")):
+        found = []
+        for t in range(5):
+            step = torch.full((len(chains),), in_rhythm(value, t))
             source = patches_of(chains, t)
             fields = [c[3][max(0, t - 1)] for c in chains]
             p = torch.full_like(source, 128) if t == 0 else predict(decoded, fields)
             decoded, previous, bits = code(transform, context, source, p, step, previous, fields)
             mse = (decoded.round() - source).square().mean((1, 2, 3))
-            psnr = (10 * (255**2 / mse).log10()).mean()
-            result[f"{name}@{value:g}"] = (round(float(bits.mean() / 256), 4), round(float(psnr), 2))
+            found.append((float(bits.mean() / 256), float((10 * (255**2 / mse).log10()).mean())))
+        for name, rows in (("key", found[:1]), ("others", found[1:])):
+            bpp, psnr = np.mean(rows, 0)
+            result[f"{name}@{value:g}"] = (round(bpp, 4), round(psnr, 2))
     return result
 
 
@@ -243,10 +254,12 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=90)
-    parser.add_argument("--start", type=Path)
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--continue", dest="go_on", action="store_true", help="start from the shipped weights")
+    start.add_argument("--start", type=Path, help="start from the weights of a run")
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--crop", type=int, default=128)
-    parser.add_argument("--length", type=int, default=2)
+    parser.add_argument("--length", type=int, default=5)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
@@ -255,15 +268,16 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     shots, held_back = load(options.data, 20)
     moving = [s for s in shots if len(s[0]) >= options.length]
-    transform, context = Transform().to(memory_format=torch.channels_last), ctx.ContextModel()
+    transform, context = load_networks(WEIGHTS.read_bytes()) if options.go_on else (Transform(), ctx.ContextModel())
     if options.start:
         state = torch.load(options.start, weights_only=True)
         transform.load_state_dict(state["transform"])
         context.load_state_dict(state["context"])
-    else:
+    elif not options.go_on:
         basis, deviation = klt(shots, rng)
         transform.start_from(basis)
         context.start_from(deviation)
+    transform = transform.to(memory_format=torch.channels_last)
     parameters = [*transform.parameters(), *context.parameters()]
     optimiser = torch.optim.Adam(learning_groups(transform, context), betas=(0.9, 0.98))
     average = [p.detach().clone() for p in parameters]
@@ -279,17 +293,17 @@ def main() -> None:
         pool = shots if still else moving
         length = 1 if still else options.length
         chains = [crop(pool[rng.integers(len(pool))], rng, options.crop, length) for _ in range(count)]
-        step = torch.full((count,), value)
         decoded = previous = None
         optimiser.zero_grad(set_to_none=True)
         for t in range(length):
+            step = torch.full((count,), in_rhythm(value, t))
             source = patches_of(chains, t).contiguous(memory_format=torch.channels_last)
             fields = [c[3][t - 1] if t else np.zeros((2, options.crop // 16, options.crop // 16)) for c in chains]
             p = torch.full_like(source, 128) if t == 0 else predict(decoded.detach(), fields)
             decoded, previous, bits = code(transform, context, source, p, step, previous, fields)
             pixels = options.crop**2
             sse = (decoded - source).square().sum((1, 2, 3)).mean() / pixels
-            loss = (sse + LAMBDA * value**2 * bits.sum((1, 2)).mean() / pixels) / value**1.5
+            loss = (sse + LAMBDA * float(step[0]) ** 2 * bits.sum((1, 2)).mean() / pixels) / value**1.5
             loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()

@@ -229,13 +229,18 @@ def _pad(plane: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.pad(plane, ((0, height - plane.shape[0]), (0, width - plane.shape[1])), mode="edge")
 
 
-def load_embedded(*, device: str = "auto") -> EmbeddedModel:
-    """The model that ships with the package, on "cpu" or "cuda" ("auto": cuda where there is one)."""
-    data = WEIGHTS.read_bytes()
+def load_networks(data: bytes) -> tuple[Transform, ContextModel]:
+    """The two networks of a file of weights like the one that ships with the package."""
     tensors = safetensors.torch.load(data)
-    with safe_open(WEIGHTS, "pt") as file:
-        own_revision = (file.metadata() or {}).get("revision", "")
     transform, context = Transform(), ContextModel()
     for module, prefix in ((transform, "transform."), (context, "context.")):
         module.load_state_dict({k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)})
-    return EmbeddedModel(transform, context, hashlib.sha256(data).hexdigest(), own_revision, choose_device(device))
+    return transform, context
+
+
+def load_embedded(*, device: str = "auto") -> EmbeddedModel:
+    """The model that ships with the package, on "cpu" or "cuda" ("auto": cuda where there is one)."""
+    data = WEIGHTS.read_bytes()
+    with safe_open(WEIGHTS, "pt") as file:
+        own_revision = (file.metadata() or {}).get("revision", "")
+    return EmbeddedModel(*load_networks(data), hashlib.sha256(data).hexdigest(), own_revision, choose_device(device))
