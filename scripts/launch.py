@@ -5,8 +5,8 @@ processors it kept busy on average, with the processes it started and waited for
 
 The peak is that of resident memory of the program itself or, on Linux, of it and the processes it started together,
 looked at fifty times a second, where that is more. What several of them share counts for each, so that it does not
-matter what else runs and shares it. The kernel counts to a process what its parent held when it was started, so that
-needs a small parent.
+matter what else runs and shares it. A process that is being started shows all that its parent holds, until its own
+program begins: in what is looked at it does not count till then, and for the kernel's own figure the parent is small.
 """
 
 import json
@@ -18,12 +18,16 @@ import time
 
 INTERVAL = 0.02
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+FLAGS, NOT_BEGUN = 6, 0x40  # of /proc/PID/stat after the name; PF_FORKNOEXEC
 
 
 def family(process):
-    """The process and all it started, that live."""
-    yield process
+    """The process and all it started, that live and have begun."""
     try:
+        with open(f"/proc/{process}/stat") as numbers:
+            if int(numbers.read().rpartition(")")[2].split()[FLAGS]) & NOT_BEGUN:
+                return
+        yield process
         for thread in os.listdir(f"/proc/{process}/task"):
             with open(f"/proc/{process}/task/{thread}/children") as children:
                 for child in children.read().split():

@@ -44,7 +44,7 @@ def collect(transform, context, shots, rng: np.random.Generator) -> list:
             height, width = planes.shape[1] * 2 // 3, planes.shape[2]
             encoder = FrameEncoder(model, height, width, ConstantQuality(index), keyint=64)
             sequence = []
-            for frame in pictures(planes[:4]):
+            for frame in pictures(planes[:6]):
                 coded = encoder.encode(frame)
                 sequence.append((coded.step, encoder.symbols))
             sequences.append(sequence)

@@ -33,6 +33,7 @@ from .seam import Error, joined, last_error
 from .settings import DEFAULT_MODEL, EncodeSettings
 from .shots import shots
 from .svt import Progress as CodedSoFar
+from .svt import give_back
 
 if TYPE_CHECKING:  # torch takes seconds
     from .loop import FrameEncoder
@@ -202,6 +203,7 @@ class _BaseWay:
             coded = base.coded(shot)
             last = self._last(pictures[-1], coded)
             yield Group(store.frames, coded)
+            give_back()
 
     def _code(
         self, pictures: list[Picture], error: Error | None, progress: CodedSoFar, level: float, scale: Fraction
