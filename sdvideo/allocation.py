@@ -22,6 +22,7 @@ from .base import (
     SCALES,
     Base,
     Filter,
+    decodable,
     decode_base,
     encode_base,
     pack_step,
@@ -68,8 +69,11 @@ def cheapest_scale(pictures: Sequence[Picture], level: float) -> Fraction:
     first = max(0, (len(pictures) - _GLIMPSE) // 2)
     glimpse = pictures[first : first + _GLIMPSE]
     fitting = [scale for scale in SCALES if LOWEST_CRF <= _crf(level, scale) <= HIGHEST_CRF]
-    probes = [in_a_hurry(glimpse, level, scale) for scale in fitting]
-    return min(probes, key=lambda base: _cost(glimpse, base, level)).scale
+
+    def cost(scale: Fraction) -> float:
+        return decodable(lambda: _cost(glimpse, in_a_hurry(glimpse, level, scale), level))
+
+    return min(fitting, key=cost)
 
 
 def in_a_hurry(pictures: Sequence[Picture], level: float, scale: Fraction) -> Base:

@@ -10,8 +10,10 @@ AV1 decodes to the same integers on every machine; what is made of them at full 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeVar
 
 import av
 
@@ -24,6 +26,7 @@ from .header import SCALES
 from .picture import Frame, Picture
 from .scaling import scaled
 
+Result = TypeVar("Result")
 # Of a group of the base's size, by CRF and scale.
 Filter = Callable[[Sequence[Picture], float, Fraction], list[Picture]]
 
@@ -45,6 +48,7 @@ _DETOUR, _PER_OFFSET, _COARSEST_CRF = 8, 1.1, 63
 # What is drawn takes the tools for it, whatever SVT-AV1 thinks of it. In key frames they look for copies, which takes
 # up to 100 us a pixel; pictures that are larger than this are left to its own opinion.
 _DRAWN, _MOST_SEARCHED = "scm=1", 1920 * 1088
+_TRIES = 3  # at a group whose AV1 does not decode
 _HAS_EXTENSION, _HAS_SIZE = 4, 2
 
 
@@ -103,11 +107,13 @@ def _sized(head: bytes, payload: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """One closed group as AV1. crf: in quarters; units: the data of each picture, see `pack_unit`."""
+    """One closed group as AV1. crf: in quarters; units: the data of each picture, see `pack_unit`; shown: the last one
+    decoded, of the base's size, if it has been looked at."""
 
     scale: Fraction
     crf: float
     units: tuple[bytes, ...]
+    shown: Picture | None = None
 
     @property
     def bits(self) -> int:
@@ -197,12 +203,28 @@ class BaseDecoder:
         return planes_of(frame)
 
 
+class _Undecodable(SinkError):
+    """Nothing is wrong with a file: the encoder is to blame."""
+
+
 def decode_base(coded: Sequence[CodedFrame], width: int, height: int) -> Iterator[Picture]:
     """The base pictures of a group that was just coded, of a video of width x height.
 
-    Raises SinkError where they do not decode: then the encoder is to blame, not a file.
+    Raises SinkError where they do not decode.
     """
     try:
         yield from map(BaseDecoder(width, height).decode, coded)
     except DamagedError as error:
-        raise SinkError(f"SVT-AV1 made what does not decode: {error}") from error
+        raise _Undecodable(f"SVT-AV1 made what does not decode: {error}") from error
+
+
+def decodable(work: Callable[[], Result]) -> Result:
+    """What `work` gives, which codes a group and decodes it.
+
+    Rarely, on a busy machine, SVT-AV1 makes what does not decode. Then it is coded again, by another process.
+    """
+    for _ in range(_TRIES - 1):
+        with suppress(_Undecodable):
+            return work()
+        svt.renew()
+    return work()

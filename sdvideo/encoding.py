@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from . import __version__
 from .ahead import ahead, side_by_side
 from .allocation import OneLevel, TargetBits, base_at, level_of, share_of_error
-from .base import Base, Filter, decode_base, unpack_step
+from .base import Base, Filter, decodable, decode_base, unpack_step
 from .container import KEY, CodedFrame, Group, Header, Reader, Writer
 from .demux import Source, open_source
 from .errors import FormatError, SettingError
@@ -33,7 +33,6 @@ from .seam import Error, joined, last_error
 from .settings import DEFAULT_MODEL, EncodeSettings
 from .shots import shots
 from .svt import Progress as CodedSoFar
-from .svt import give_back
 
 if TYPE_CHECKING:  # torch takes seconds
     from .loop import FrameEncoder
@@ -182,7 +181,7 @@ class _BaseWay:
             allocation = TargetBits(left, total - store.frames, info.width * info.height, scale, step)
         frames, last = iter(frames), None
         if store.earlier and (before := next(frames, None)):
-            last = self._last(before.picture, store.earlier)
+            last = self._last(before.picture, self._shown(store.earlier), store.earlier[-1].step)
         workers = _fitting(info, self._keyint) if settings.workers is None else settings.workers
         foreseen = side_by_side(
             lambda shot: allocation.foresee(_pictures(shot)),
@@ -198,30 +197,40 @@ class _BaseWay:
                 progress(store.frames + done, total, store.video_size + size, info.rate)
 
             underway = _onwards(tell, len(shot))
-            base = allocation.code(pictures, partial(self._code, pictures, error, underway), scale)
+            base = allocation.code(pictures, partial(self._code, shot, error, underway), scale)
             tell(len(shot), base.bits // 8)
             coded = base.coded(shot)
-            last = self._last(pictures[-1], coded)
+            last = self._last(pictures[-1], base.shown, coded[-1].step)
             yield Group(store.frames, coded)
-            give_back()
 
     def _code(
-        self, pictures: list[Picture], error: Error | None, progress: CodedSoFar, level: float, scale: Fraction
+        self, shot: list[Frame], error: Error | None, progress: CodedSoFar, level: float, scale: Fraction
     ) -> Base:
         """One group, its first picture with its share of the last error, if there is one."""
-        first = pictures[0] if error is None else joined(pictures[0], error, share_of_error(level))
-        return base_at([first, *pictures[1:]], level, self._settings.preset, scale, progress, self._prefilter)
+        pictures = _pictures(shot)
+        if error is not None:
+            pictures[0] = joined(pictures[0], error, share_of_error(level))
 
-    def _last(self, picture: Picture, coded: Sequence[CodedFrame]) -> tuple[Picture, Picture, Picture]:
-        """A last picture as it was, as it was meant, and as it is shown, as far as that is known without a network."""
+        def looked_at() -> Base:
+            base = base_at(pictures, level, self._settings.preset, scale, progress, self._prefilter)
+            return replace(base, shown=self._shown(base.coded(shot)))
+
+        return decodable(looked_at)
+
+    def _shown(self, coded: Sequence[CodedFrame]) -> Picture:
+        """The last base picture of these, decoded from its key frame on."""
         start = max(number for number, frame in enumerate(coded) if frame.kind == KEY)
+        *_, last = decode_base(coded[start:], self._info.width, self._info.height)
+        return last
+
+    def _last(self, picture: Picture, shown: Picture, step: int) -> tuple[Picture, Picture, Picture]:
+        """A last picture as it was, as it was meant, and as it is shown, as far as that is known without a network."""
         size = self._info.width, self._info.height
-        *_, last = decode_base(coded[start:], *size)
         meant = picture
         if self._prefilter is not None:
-            (readied,) = self._prefilter([scaled(picture, last.width, last.height)], *unpack_step(coded[-1].step))
+            (readied,) = self._prefilter([scaled(picture, shown.width, shown.height)], *unpack_step(step))
             meant = scaled(readied, *size)
-        return picture, meant, scaled(last, *size)
+        return picture, meant, scaled(shown, *size)
 
 
 def _pictures(shot: list[Frame]) -> list[Picture]:

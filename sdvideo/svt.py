@@ -80,10 +80,11 @@ def encode(pictures: Sequence[Picture], options: dict[str, str], progress: Progr
     raise SinkError("SVT-AV1 does not come to an end")
 
 
-def give_back() -> None:
-    """Memory that is free, to the system: glibc would keep what the largest group took, in each process."""
-    with suppress(OSError, AttributeError, TypeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
+def renew() -> None:
+    """Let go of the encoders that wait, so that others do what comes next."""
+    with suppress(IndexError):
+        while True:
+            _idle.pop().end()
 
 
 # --- the side that asks -------------------------------------------------------------------------------------
@@ -182,9 +183,15 @@ def serve(parent: int) -> None:
             for piece in answer:
                 sink.write(piece)
                 sink.flush()
-            give_back()
+            _give_back()
     except (EOFError, BrokenPipeError):
         os._exit(0)  # here, while the encoder is still held: let go, it would first code all that it has been given
+
+
+def _give_back() -> None:
+    """Memory that is free, to the system: glibc would keep what the largest group took, in each encoder that waits."""
+    with suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _answer(

@@ -11,14 +11,18 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import sdvideo
 from sdvideo import svt
+from sdvideo.base import PROBE
 from sdvideo.errors import SinkError
-from sdvideo.picture import Picture
+from sdvideo.mux import open_sink
+from sdvideo.picture import Frame, Picture, StreamInfo
 
 OPTIONS = {"preset": "6", "svtav1-params": "crf=40:keyint=-1:scd=0"}
 PROC = Path("/proc")
@@ -166,3 +170,30 @@ def test_encoders_are_no_real_time_processes(no_idle: None) -> None:
                     seen[os.sched_getscheduler(int(thread))] += 1
     assert seen[os.SCHED_FIFO] < 0.2 * seen.total()  # but for the moment in which it begins
     assert os.sched_getscheduler(0) == usual
+
+
+@pytest.mark.parametrize("hurt", ["a probe", "a group"])
+def test_what_does_not_decode_is_coded_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hurt: str) -> None:
+    """On a busy machine an encoder has made such a thing, once in hours."""
+    source = tmp_path / "noise.y4m"
+    info = StreamInfo(128, 128, Fraction(1, 25), Fraction(25), 4)
+    with open_sink(source, info) as sink:
+        for number, picture in enumerate(noise(4)):
+            sink.write(Frame(number, 1, picture))
+    sdvideo.encode(source, tmp_path / "whole.sdv", preset="fast")
+    encode, wrong = svt.encode, []
+
+    def hurt_once(pictures: list[Picture], options: dict[str, str], progress: svt.Progress = svt.silently):
+        packets = encode(pictures, options, progress)
+        if not wrong and (options["preset"] == str(PROBE)) == (hurt == "a probe"):
+            wrong.append(packets)
+            return packets | {0: b"\x32\x00"}
+        return packets
+
+    monkeypatch.setattr(svt, "encode", hurt_once)
+    sdvideo.encode(source, tmp_path / "again.sdv", preset="fast")
+    assert wrong
+    assert (tmp_path / "again.sdv").read_bytes() == (tmp_path / "whole.sdv").read_bytes()
+    monkeypatch.setattr(svt, "encode", lambda *given: encode(*given) | {0: b"\x32\x00"})
+    with pytest.raises(SinkError, match="does not decode"):
+        sdvideo.encode(source, tmp_path / "never.sdv", preset="fast")
