@@ -5,11 +5,11 @@
     python scripts/train.py data --out run --minutes 90 --continue           from the shipped weights
     python scripts/train.py data --out run --minutes 90 --start run/last.pt  from those of a run
 
-Needs torch, numpy, OpenCV and safetensors. Every step takes crops of a few consecutive frames (or a photograph), codes
-the first as a key frame and the others against the decoded frame before, warped along the prepared motion, around a
-random quantiser step in the rhythm of rate.py, and descends on SSE + lambda * bits with lambda = 0.12 step^2. Rounding
-passes gradients straight through to the distortion and is noise to the rate; the context model trains with the integers
-it codes with.
+Needs torch, numpy, OpenCV, safetensors and constriction. Every step takes crops of a few consecutive frames (or a
+photograph), codes the first as a key frame and the others against the decoded frame before, warped along the prepared
+motion, around a random quantiser step in the rhythm of rate.py, and descends on SSE + lambda * bits with lambda = 0.12
+step^2. Rounding passes gradients straight through to the distortion and is noise to the rate; the context model trains
+with the integers it codes with.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ import torch.nn.functional as F
 from sdvideo import context as ctx
 from sdvideo.embedded import CHANNELS, WEIGHTS, Transform, from_patches, load_networks, to_patches
 from sdvideo.motion import compensate
-from sdvideo.rate import KEY_BONUS, RHYTHM
-
-LAMBDA = 0.12
+from sdvideo.quantise import LAMBDA, step_size
+from sdvideo.rate import beside_base
 
 
 def load(folder: Path, hold_back: int) -> tuple[list, list]:
@@ -69,11 +68,6 @@ def predict(decoded: torch.Tensor, fields: list[np.ndarray]) -> torch.Tensor:
         for k, plane in enumerate(planes)
     ]
     return to_patches(*(torch.from_numpy(w).float() for w in warped))
-
-
-def in_rhythm(step: float, t: int) -> float:
-    """The quantiser step of frame t of a group around this step."""
-    return step * 2 ** ((RHYTHM[(t - 1) % len(RHYTHM)] if t else -KEY_BONUS) / 32)
 
 
 def laplace_bits(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -222,7 +216,7 @@ def judge(transform, context, shots, steps=(16.0, 32.0, 64.0)) -> dict:
         decoded = previous = None
         found = []
         for t in range(5):
-            step = torch.full((len(chains),), in_rhythm(value, t))
+            step = torch.full((len(chains),), value * step_size(beside_base(t)))
             source = patches_of(chains, t)
             fields = [c[3][max(0, t - 1)] for c in chains]
             p = torch.full_like(source, 128) if t == 0 else predict(decoded, fields)
@@ -296,7 +290,7 @@ def main() -> None:
         decoded = previous = None
         optimiser.zero_grad(set_to_none=True)
         for t in range(length):
-            step = torch.full((count,), in_rhythm(value, t))
+            step = torch.full((count,), value * step_size(beside_base(t)))
             source = patches_of(chains, t).contiguous(memory_format=torch.channels_last)
             fields = [c[3][t - 1] if t else np.zeros((2, options.crop // 16, options.crop // 16)) for c in chains]
             p = torch.full_like(source, 128) if t == 0 else predict(decoded.detach(), fields)

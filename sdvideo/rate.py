@@ -46,6 +46,11 @@ def step_index(quality: float, scale: Fraction = Fraction(1)) -> int:
     return _within(round(250 - 2.18 * (quality + _SHIFT[scale])))
 
 
+def beside_base(place: int) -> int:
+    """What the index of a frame is beside the base, by its place in its group, from 0."""
+    return RHYTHM[(place - 1) % len(RHYTHM)] if place else -KEY_BONUS
+
+
 class RateControl(Protocol):
     """Chooses quantiser indices, being told what each frame took."""
 
@@ -64,7 +69,7 @@ class _Rhythm:
 
     def _offset(self, key: bool) -> int:
         """What the next frame's index is beside the base."""
-        return -KEY_BONUS if key else RHYTHM[(self._since_key - 1) % len(RHYTHM)]
+        return beside_base(0 if key else self._since_key)
 
     def _count(self, key: bool) -> None:
         self._since_key = 1 if key else self._since_key + 1

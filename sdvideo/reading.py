@@ -57,6 +57,7 @@ class BaseFrameDecoder:
 
 
 AnyDecoder: TypeAlias = "FrameDecoder | BaseFrameDecoder | SmallFrameDecoder"
+Decoded: TypeAlias = "tuple[CodedFrame, FrameSymbols | Picture | None, Picture | None]"
 Parsed = TypeVar("Parsed")
 _BUFFER = 64_000_000  # bytes for pictures of the group after the one that is shown
 _WORTHWHILE = 16  # of them, for a group to be decoded beside the one that is shown
@@ -219,27 +220,20 @@ class VideoReader:
         # Frames depend on those before them and groups do not, so two groups of an AV1 base are decoded at once, which
         # keeps all cores busy. Latents do so one by one, and their models may need all the memory there is. Large
         # pictures do, too: few of the next group would fit into the buffer, and painting them takes as much again.
-        room = _BUFFER // (self.info.width * self.info.height * 3)
+        groups, room = range(len(self._groups)), _BUFFER // (self.info.width * self.info.height * 3)
         if self.base == "av1" and room >= _WORTHWHILE:
-            return self._frames([self._new_decoder(), self._new_decoder()], room)
-        return self._frames([self._new_decoder()], room)
+            decoders = cycle([self._new_decoder(), self._new_decoder()])
+            return self._frames(in_turn(map(self._decoded, ([group] for group in groups), decoders), room))
+        return self._frames(self._decoded(groups, self._new_decoder()))
 
-    def _frames(self, decoders: list[AnyDecoder], room: int) -> Iterator[Frame]:
-        """All frames. room: how many of the next group may be decoded meanwhile, if there is a second decoder."""
-        groups = range(len(self._groups))
-        if len(decoders) == 1:
-            frames = self._decoded(groups, *decoders)
-        else:
-            frames = in_turn(map(self._decoded, ([group] for group in groups), cycle(decoders)), room)
+    def _frames(self, decoded: Iterator[Decoded]) -> Iterator[Frame]:
         shown = None
-        for coded, symbols, picture in frames:
+        for coded, symbols, picture in decoded:
             self._symbols = symbols
             shown = picture or shown or self._picture_for(0, 0)
             yield Frame(coded.pts, coded.duration, shown)
 
-    def _decoded(
-        self, groups: Iterable[int], decoder: AnyDecoder
-    ) -> Iterator[tuple[CodedFrame, FrameSymbols | Picture | None, Picture | None]]:
+    def _decoded(self, groups: Iterable[int], decoder: AnyDecoder) -> Iterator[Decoded]:
         """Every frame of groups in a row with its integers and its picture, which lost ones have not."""
         with ahead(self._parsed(groups, decoder)) as parsed:
             for coded, symbols in parsed:
