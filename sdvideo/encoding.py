@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
@@ -220,8 +221,8 @@ class _BaseWay:
     def _shown(self, coded: Sequence[CodedFrame]) -> Picture:
         """The last base picture of these, decoded from its key frame on."""
         start = max(number for number, frame in enumerate(coded) if frame.kind == KEY)
-        *_, last = decode_base(coded[start:], self._info.width, self._info.height)
-        return last
+        pictures = decode_base(coded[start:], self._info.width, self._info.height)
+        return deque(pictures, maxlen=1).pop()  # of a group's pictures only the last one is kept
 
     def _last(self, picture: Picture, shown: Picture, step: int) -> tuple[Picture, Picture, Picture]:
         """A last picture as it was, as it was meant, and as it is shown, as far as that is known without a network."""
