@@ -61,7 +61,7 @@ def level_of(quality: float) -> float:
 
 def share_of_error(level: float) -> float:
     """How much of the last error a key frame keeps, see seam.py: the coarser a video, the more can be seen of it."""
-    return float(np.interp(level, (30, 70), (0.5, 0.9)))
+    return float(np.interp(level, (30, 60), (0.5, 1.0)))
 
 
 def cheapest_scale(pictures: Sequence[Picture], level: float) -> Fraction:

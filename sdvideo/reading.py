@@ -21,6 +21,7 @@ from .base import BaseDecoder, unpack_step
 from .container import KEY, PREDICTED, CodedFrame, Damage, GroupEntry, Reader
 from .errors import DamagedError, FormatError, SettingError, SinkError
 from .header import MAX_AREA, Header
+from .memory import give_back
 from .models import add_denoiser, load_model, load_restorer
 from .picture import Frame, Picture, StreamInfo, grey
 from .scaling import scaled_size
@@ -287,6 +288,7 @@ class VideoReader:
     ) -> Iterator[tuple[CodedFrame, FrameSymbols | Traced | None]]:
         """Every frame of groups in a row with its integers; with tolerant, lost ones are ones without integers."""
         for group in groups:
+            give_back()
             done, frames = 0, self._groups[group].frames
             try:
                 for done, coded in enumerate(self._read(group)):

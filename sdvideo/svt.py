@@ -15,7 +15,6 @@ Between the processes, all numbers little-endian:
 from __future__ import annotations
 
 import atexit
-import ctypes
 import json
 import os
 import signal
@@ -35,6 +34,7 @@ from av.video.frame import PictureType
 
 from .colour import to_frame
 from .errors import SinkError
+from .memory import give_back
 from .picture import Colour, Picture
 
 Progress = Callable[[int, int], None]  # pictures coded so far, and the bytes they take
@@ -183,15 +183,9 @@ def serve(parent: int) -> None:
             for piece in answer:
                 sink.write(piece)
                 sink.flush()
-            _give_back()
+            give_back()  # what the largest group took, in each encoder that waits
     except (EOFError, BrokenPipeError):
         os._exit(0)  # here, while the encoder is still held: let go, it would first code all that it has been given
-
-
-def _give_back() -> None:
-    """Memory that is free, to the system: glibc would keep what the largest group took, in each encoder that waits."""
-    with suppress(OSError, AttributeError, TypeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _answer(
