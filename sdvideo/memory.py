@@ -5,8 +5,12 @@ from __future__ import annotations
 import ctypes
 from contextlib import suppress
 
+_trim = None
+with suppress(OSError, AttributeError, TypeError):  # another C library
+    _trim = ctypes.CDLL(None).malloc_trim
+
 
 def give_back() -> None:
-    """Where the C library is another one, nothing happens."""
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    """Where the C library cannot do that, nothing happens."""
+    if _trim is not None:
+        _trim(0)
