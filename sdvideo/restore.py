@@ -67,20 +67,25 @@ class Block(nn.Module):
 
 
 class _FusedBlock(nn.Module):
-    """The same for painting alone: oneDNN applies what follows a convolution while it is at it. A quarter less time."""
+    """The same for painting alone: oneDNN applies what follows a convolution while it is at it. A third less time."""
 
     def __init__(self, block: Block):
         super().__init__()
-        self._look, self._widen, self._narrow = block.look, block.widen, block.narrow
+        self._look, self._widen, self._narrow = map(_packed, (block.look, block.widen, block.narrow))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        onednn, plain = torch.ops.mkldnn, ([0, 0], [1, 1], [1, 1], 1)
-        wide = onednn._convolution_pointwise(
-            self._look(x), self._widen.weight, self._widen.bias, *plain, "hardswish", [], ""
-        )
+        onednn = torch.ops.mkldnn
+        seen = onednn._convolution_pointwise(x, *self._look, "none", [], "")
+        wide = onednn._convolution_pointwise(seen, *self._widen, "hardswish", [], "")
         # into x, which is not needed any more
-        narrow = self._narrow.weight, self._narrow.bias
-        return onednn._convolution_pointwise_.binary(x, wide, *narrow, *plain, "add", 1.0, None, [], None)
+        return onednn._convolution_pointwise_.binary(x, wide, *self._narrow, "add", 1.0, None, [], None)
+
+
+def _packed(conv: nn.Conv2d) -> tuple:
+    """Weights in the order that oneDNN would bring them into for each picture, and how they are used."""
+    how = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
+    size = [1, conv.in_channels, 64, 64]  # some usual one
+    return torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *how, size), conv.bias, *how
 
 
 def _fuses(block: Block, kind: torch.dtype) -> bool:
@@ -126,9 +131,15 @@ class Restoration(nn.Module):
         Whole or float numbers. setting: float32 [B, 2], see setting_of.
         """
         kind = self.enter.weight.dtype  # whole numbers up to 256 are exact in bfloat16, too
-        x = F.conv2d(seen.to(kind), self.enter.weight * (1 / 64), self.enter.bias)
-        x += self.setting(setting.to(kind))[:, :, None, None]
-        change, blend = self.leave(self.blocks(x)).split(PATCH, 1)
+        weight, told = self.enter.weight * (1 / 64), self.enter.bias + self.setting(setting.to(kind))
+        if len(told) == 1:  # a walk through memory less
+            x = F.conv2d(seen.to(kind), weight, told[0])
+        else:
+            x = F.conv2d(seen.to(kind), weight)
+            x += told[:, :, None, None]
+        x, leave = self.blocks(x), self.leave
+        # Apart, each lies in one piece.
+        change, blend = (F.conv2d(x, leave.weight[of], leave.bias[of]) for of in (slice(PATCH), slice(PATCH, None)))
         apart = seen[:, PATCH : 2 * PATCH].float()
         return change.float().mul_(8).addcmul_(blend.float().sigmoid_(), apart)
 
@@ -277,7 +288,11 @@ def _strips(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
 
 def _patches(picture: Picture) -> np.ndarray:
     """What to_patches gives, with the samples of a square side by side in memory: uint8 [H/4, W/4, 24]."""
-    return np.concatenate([folded(picture.y, 4, 4), folded(picture.u, 2, 2), folded(picture.v, 2, 2)], -1)
+    patches = np.empty((picture.height // 4, picture.width // 4, PATCH), np.uint8)
+    folded(picture.y, 4, 4, patches[..., :16])
+    folded(picture.u, 2, 2, patches[..., 16:20])
+    folded(picture.v, 2, 2, patches[..., 20:])
+    return patches
 
 
 def _unpatched(patches: np.ndarray) -> Picture:
@@ -295,16 +310,26 @@ def sum_of(samples: np.ndarray, more: np.ndarray) -> np.ndarray:
 _NUMBERS = {2: np.uint16, 4: np.uint32}  # so many bytes move as one number
 
 
-def folded(plane: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Cut uint8 [height h, width w] into squares: [h, w, height width]. width: 2 or 4."""
-    numbers = np.ascontiguousarray(plane).view(_NUMBERS[width]).reshape(-1, height, plane.shape[1] // width)
-    return np.ascontiguousarray(numbers.transpose(0, 2, 1)).view(np.uint8)
+def folded(plane: np.ndarray, height: int, width: int, squares: np.ndarray | None = None) -> np.ndarray:
+    """Cut uint8 [height h, width w] into squares: [h, w, height width]. width: 2 or 4; squares: to put them into."""
+    rows, columns = plane.shape[0] // height, plane.shape[1] // width
+    if squares is None:
+        squares = np.empty((rows, columns, height * width), np.uint8)
+    cut = np.ascontiguousarray(plane).view(_NUMBERS[width]).reshape(rows, height, columns)
+    side_by_side = squares.view(_NUMBERS[width])
+    for row in range(height):  # five times as fast as one copy of all, transposed
+        side_by_side[..., row] = cut[:, row]
+    return squares
 
 
 def unfolded(squares: np.ndarray, height: int, width: int) -> np.ndarray:
     """The inverse of folded."""
-    numbers = np.ascontiguousarray(squares).view(_NUMBERS[width]).transpose(0, 2, 1)
-    return np.ascontiguousarray(numbers).view(np.uint8).reshape(height * len(squares), -1)
+    rows, columns = squares.shape[:2]
+    side_by_side = squares.view(_NUMBERS[width])
+    cut = np.empty((rows, height, columns), _NUMBERS[width])
+    for row in range(height):
+        cut[:, row] = side_by_side[..., row]
+    return cut.view(np.uint8).reshape(rows * height, columns * width)
 
 
 def _padded(picture: Picture) -> Picture:
@@ -330,11 +355,7 @@ def _kept(before: Picture, now: Picture, still: np.ndarray, width: int, height: 
 
 def _carry(shown: Picture, flow: np.ndarray) -> Picture:
     """Look every sample up along a flow of the half-size grid, which is the grid of the chroma samples."""
-    height, width = shown.y.shape
-    fine = cv2.resize(2 * flow, (width, height), interpolation=cv2.INTER_LINEAR)
-    fine += grid(height, width)
-    coarse = flow + grid(*flow.shape[:2])
-    planes = (shown.y, fine), (shown.u, coarse), (shown.v, coarse)
-    return Picture(
-        *(cv2.remap(plane, place, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE) for plane, place in planes)
-    )
+    fine = cv2.resize(2 * flow, shown.y.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    how = cv2.INTER_CUBIC | cv2.WARP_RELATIVE_MAP
+    planes = (shown.y, fine), (shown.u, flow), (shown.v, flow)
+    return Picture(*(cv2.remap(plane, way, None, how, borderMode=cv2.BORDER_REPLICATE) for plane, way in planes))
