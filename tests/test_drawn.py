@@ -83,15 +83,16 @@ def test_a_screen_takes_fewer_bits_for_a_better_picture(preset: str, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("width", "height", "effort", "asked"),
+    ("width", "height", "effort", "used", "asked"),
     [
-        (320, 192, EFFORT["best"], True),
-        (320, 192, EFFORT["fast"], True),
-        (320, 192, PROBE, False),
-        (2560, 1440, EFFORT["balanced"], False),  # to look for copies would take minutes
+        (320, 192, EFFORT["best"], EFFORT["best"], True),
+        (320, 192, EFFORT["fast"], EFFORT["fast"] + 1, True),  # which takes a third of the time with them
+        (320, 192, PROBE, PROBE, False),
+        (2560, 1440, EFFORT["balanced"], EFFORT["balanced"], False),  # to look for copies would take minutes
+        (2560, 1440, EFFORT["fast"], EFFORT["fast"], False),
     ],
 )
-def test_the_tools_are_asked_for_where_there_is_time_for_them(width, height, effort, asked, monkeypatch) -> None:
+def test_the_tools_are_asked_for_where_there_is_time_for_them(width, height, effort, used, asked, monkeypatch) -> None:
     seen = {}
 
     def encode(pictures, options, progress):
@@ -100,5 +101,5 @@ def test_the_tools_are_asked_for_where_there_is_time_for_them(width, height, eff
 
     monkeypatch.setattr(svt, "encode", encode)
     encode_base([of_luma(text(width, height))], SCALES[0], 40, effort)
-    assert seen["preset"] == str(effort)
+    assert seen["preset"] == str(used)
     assert ("scm=1" in seen["svtav1-params"]) == asked
