@@ -97,8 +97,10 @@ class _Process:
         self.owner = os.getpid()  # after a fork two would talk to it
         command = [sys.executable, "-c", _START, json.dumps(sys.path), str(self.owner)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        # With a heap for each thread, glibc keeps more and more of what threads that ended have freed.
-        self._process = subprocess.Popen(command, env=os.environ | {"MALLOC_ARENA_MAX": "1"}, **pipes)
+        # With a heap for each thread, glibc keeps more and more of what threads that ended have freed. Small pieces
+        # that it holds ready for a thread lie all over the heap, which keeps it from shrinking again after a group.
+        heap = {"MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
+        self._process = subprocess.Popen(command, env=os.environ | heap, **pipes)
         atexit.register(self.end)
 
     @property
