@@ -318,7 +318,7 @@ def folded(plane: np.ndarray, height: int, width: int, squares: np.ndarray | Non
         squares = np.empty((rows, columns, height * width), np.uint8)
     cut = np.ascontiguousarray(plane).view(_NUMBERS[width]).reshape(rows, height, columns)
     side_by_side = squares.view(_NUMBERS[width])
-    for row in range(height):  # five times as fast as one copy of all, transposed
+    for row in range(height):  # faster than one copy of all, transposed
         side_by_side[..., row] = cut[:, row]
     return squares
 
