@@ -18,10 +18,10 @@ import numpy as np
 from curves import bits_ratio
 from prepare_base import read
 from sdvideo import base
-from sdvideo.base import EFFORT, SCALES, decode_base, encode_base
+from sdvideo.base import EFFORT, SCALES, decode_draft, encode_base
 from sdvideo.drawn import is_drawn
 from sdvideo.fidelity import decibel, structure
-from sdvideo.picture import Frame, Picture
+from sdvideo.picture import Picture
 
 CRFS = 34, 46, 58
 PRESETS = "fast", "balanced"
@@ -31,8 +31,7 @@ SIZE = 864, 480
 def point(pictures: list[Picture], crf: float, preset: str) -> tuple[float, float, float]:
     """Bits, PSNR-Y, MS-SSIM in decibels."""
     coded = encode_base(pictures, SCALES[0], crf, EFFORT[preset])
-    frames = coded.coded([Frame(number, 1, picture) for number, picture in enumerate(pictures)])
-    shown = list(decode_base(frames, pictures[0].width, pictures[0].height))
+    shown = list(decode_draft(coded, pictures[0].width, pictures[0].height))
     squared = np.mean([np.square(a.y.astype(np.float32) - b.y).mean() for a, b in zip(pictures, shown)])
     alike = np.mean([structure(a.y, b.y)[1] for a, b in zip(pictures, shown)])
     return coded.bits, decibel(squared), -10 * np.log10(1 - alike)

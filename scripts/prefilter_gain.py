@@ -25,10 +25,10 @@ import torch
 
 from curves import bits_ratio
 from prepare_base import held_back, read
-from sdvideo.base import EFFORT, Filter, decode_base, encode_base
+from sdvideo.base import EFFORT, Filter, decode_draft, encode_base
 from sdvideo.fidelity import decibel, structure
 from sdvideo.models import PREFILTER, load_restorer
-from sdvideo.picture import Frame, Picture
+from sdvideo.picture import Picture
 from sdvideo.prefilter import Prefilter
 from sdvideo.restore import Canvas
 from sdvideo.stability import SourceMotion, source_motion
@@ -56,9 +56,8 @@ def point(
     """Bits, PSNR-Y, MS-SSIM in decibels, MCF."""
     width, height = pictures[0].width, pictures[0].height
     base = encode_base(pictures, scale, crf, EFFORT["balanced"], prefilter=prefilter)
-    coded = base.coded([Frame(number, 1, picture) for number, picture in enumerate(pictures)])
     canvas, shown = Canvas(load_restorer(), width, height), []
-    for number, picture in enumerate(decode_base(coded, width, height)):
+    for number, picture in enumerate(decode_draft(base, width, height)):
         shown.append(canvas.paint(canvas.trace(picture, number == 0), round(crf)))
     errors = [s.y.astype(np.float32) - p.y for s, p in zip(shown, pictures)]
     moved = []

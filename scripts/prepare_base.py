@@ -33,11 +33,11 @@ import cv2
 import numpy as np
 import torch
 
-from sdvideo.base import EFFORT, Filter, decode_base, encode_base
+from sdvideo.base import EFFORT, Filter, decode_draft, encode_base
 from sdvideo.colour import planes_of
 from sdvideo.header import SCALES
 from sdvideo.models import load_prefilter
-from sdvideo.picture import Frame, Picture
+from sdvideo.picture import Picture
 from sdvideo.restore import NO_TRUST, Tracer, grid, halved
 from sdvideo.scaling import scaled
 from sdvideo.stability import source_motion
@@ -72,9 +72,8 @@ prefilter = cache(partial(load_prefilter, device="cpu"))  # once in each process
 def through_av1(pictures: list[Picture], crf: int, scale: Fraction, before: Filter | None) -> list[Picture]:
     """One group, as the codec brings it back, enlarged by Lanczos. before: what it goes through first."""
     width, height = pictures[0].width, pictures[0].height
-    frames = [Frame(number, 1, picture) for number, picture in enumerate(pictures)]
-    coded = encode_base(pictures, scale, crf, EFFORT["balanced"], prefilter=before).coded(frames)
-    return [scaled(picture, width, height) for picture in decode_base(coded, width, height)]
+    coded = encode_base(pictures, scale, crf, EFFORT["balanced"], prefilter=before)
+    return [scaled(picture, width, height) for picture in decode_draft(coded, width, height)]
 
 
 def stacked(pictures: list[Picture]) -> tuple[np.ndarray, np.ndarray]:

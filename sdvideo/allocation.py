@@ -21,14 +21,15 @@ from .base import (
     PROBE,
     SCALES,
     Base,
+    Draft,
     Filter,
     decodable,
-    decode_base,
+    decode_draft,
     encode_base,
     pack_step,
     unpack_step,
 )
-from .picture import Frame, Picture
+from .picture import Picture
 from .scaling import scaled
 from .svt import Progress, silently
 
@@ -76,7 +77,7 @@ def cheapest_scale(pictures: Sequence[Picture], level: float) -> Fraction:
     return min(fitting, key=cost)
 
 
-def in_a_hurry(pictures: Sequence[Picture], level: float, scale: Fraction) -> Base:
+def in_a_hurry(pictures: Sequence[Picture], level: float, scale: Fraction) -> Draft:
     """One closed group with little care. level: FINEST to COARSEST."""
     return encode_base(pictures, scale, _fitting_crf(level, scale), PROBE)
 
@@ -90,7 +91,7 @@ def base_at(
     prefilter: Filter | None = None,
 ) -> Base:
     """One closed group. level: FINEST to COARSEST; preset: of EFFORT; prefilter: see encode_base."""
-    return encode_base(pictures, scale, _fitting_crf(level, scale), EFFORT[preset], progress, prefilter)
+    return encode_base(pictures, scale, _fitting_crf(level, scale), EFFORT[preset], progress, prefilter).packed()
 
 
 def _crf(level: float, scale: Fraction) -> float:
@@ -101,13 +102,12 @@ def _fitting_crf(level: float, scale: Fraction) -> float:
     return min(max(_crf(level, scale), LOWEST_CRF), HIGHEST_CRF)
 
 
-def _cost(pictures: Sequence[Picture], base: Base, level: float) -> float:
+def _cost(pictures: Sequence[Picture], draft: Draft, level: float) -> float:
     width, height = pictures[0].width, pictures[0].height
-    frames = [Frame(number, 1, picture) for number, picture in enumerate(pictures)]
-    shown = (scaled(picture, width, height).y for picture in decode_base(base.coded(frames), width, height))
+    shown = (scaled(picture, width, height).y for picture in decode_draft(draft, width, height))
     errors = [float(np.square(p.y.astype(np.float32) - y).mean()) for p, y in zip(pictures, shown, strict=True)]
-    bits_per_pixel = base.bits / (len(pictures) * width * height)
-    return _LEFT[base.scale] * math.fsum(errors) / len(errors) + _slope(level) * bits_per_pixel
+    bits_per_pixel = draft.bits / (len(pictures) * width * height)
+    return _LEFT[draft.scale] * math.fsum(errors) / len(errors) + _slope(level) * bits_per_pixel
 
 
 def _slope(level: float) -> float:

@@ -1,15 +1,14 @@
 """The AV1 base: a small picture of every frame, carried by SVT-AV1 and brought back by dav1d, both through FFmpeg.
 
 Each group is one closed AV1 sequence: a key frame, then frames that refer to nothing outside it. The data of a frame
-is `pack_unit` of the temporal unit that shows it: its OBUs in the low-overhead format of the AV1 specification (section
-5.2), at most 64 of them, without the temporal delimiter, the last one without its size. One picture comes of it. The
-step byte of the frame table is `pack_step` of the group's CRF and scale. A base picture is 8-bit 4:2:0, of `base_size`.
-AV1 decodes to the same integers on every machine; what is made of them at full size is `restore.py`'s.
+is what `heads.py` makes of the temporal unit that shows it. One picture comes of it. The step byte of the frame table
+is `pack_step` of the group's CRF and scale. A base picture is 8-bit 4:2:0, of `base_size`. AV1 decodes to the same
+integers on every machine; what is made of them at full size is `restore.py`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,8 +20,9 @@ from . import svt
 from .colour import planes_of
 from .drawn import is_drawn
 from .errors import DamagedError, SettingError, SinkError
-from .group import KEY, PREDICTED, CodedFrame, put_varint, take_varint
+from .group import KEY, PREDICTED, CodedFrame
 from .header import SCALES
+from .heads import Unpacker, pack_units
 from .picture import Frame, Picture
 from .scaling import scaled
 
@@ -33,15 +33,13 @@ Filter = Callable[[Sequence[Picture], float, Fraction], list[Picture]]
 LOWEST_CRF, HIGHEST_CRF = 1.0, 70.0
 EFFORT = {"fast": 6, "balanced": 3, "best": 1}  # SVT-AV1's own presets
 PROBE = 10  # and the one to find out with how groups behave
-DELIMITER = b"\x12\x00"  # the OBU that begins a temporal unit
 
-_MOST_OBUS = 64  # in a unit; SVT-AV1 makes 7
 _STEPS = 80  # values of the step byte for each scale
 _MOST_LINES = 8704  # that SVT-AV1 takes; 16384 wide is no trouble
 _LEAST_SIDE = 64  # pixels that SVT-AV1 needs; smaller pictures are scaled up to it
 # Key frames only where groups begin. Quality that differs less between the layers of a mini-GOP flickers less (8 % less
 # flicker at equal bits on 14 training shots), and costs nothing.
-_SVT = "keyint=-1:scd=0:qp-scale-compress-strength=2"
+GROUP_OPTIONS = "keyint=-1:scd=0:qp-scale-compress-strength=2"
 # How carefully SVT-AV1 looks goes by the CRF it is given, not by what an offset for the start leaves of it, and to it a
 # closed group is all start. So it is given a coarser one and an offset back: 4 % fewer bits for a third more time.
 _DETOUR, _PER_OFFSET, _COARSEST_CRF = 8, 1.1, 63
@@ -51,7 +49,6 @@ _DRAWN, _MOST_SEARCHED = "scm=1", 1920 * 1088
 # Preset 6 would take three to four times as long as 7, which is not fast any more, for a fifth fewer bits.
 _DRAWN_EFFORT = {6: 7}
 _TRIES = 3  # at a group whose AV1 does not decode
-_HAS_EXTENSION, _HAS_SIZE = 4, 2
 
 
 def base_size(width: int, height: int, scale: Fraction) -> tuple[int, int]:
@@ -72,62 +69,43 @@ def unpack_step(step: int) -> tuple[int, Fraction]:
     return crf, SCALES[place]
 
 
-def pack_unit(unit: bytes) -> bytes:
-    """A temporal unit of AV1 without what the frame table says as well: at the lowest rates 4 bytes a frame matter."""
-    *others, (head, last) = _obus(unit.removeprefix(DELIMITER))
-    return b"".join([*(_sized(*obu) for obu in others), bytes([head[0] & ~_HAS_SIZE]), head[1:], last])
-
-
-def unpack_unit(data: bytes) -> bytes:
-    """A temporal unit as decoders and files want it, the inverse of `pack_unit` but for the delimiter.
-
-    Raises DamagedError where the data is not a row of OBUs.
-    """
-    return b"".join(_sized(*obu) for obu in _obus(data))
-
-
-def _obus(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Header (one or two bytes) and payload of each OBU; one without a size goes on to the end."""
-    at = 0
-    while at < len(data):
-        first = at + (2 if data[at] & _HAS_EXTENSION else 1)
-        head, at, end = data[at:first], first, len(data)
-        if head[0] & _HAS_SIZE:
-            size, at = take_varint(data, first)
-            end = at + size
-        if not first <= end <= len(data):
-            raise DamagedError("its AV1 data is cut off")
-        yield head, data[at:end]
-        at = end
-
-
-def _sized(head: bytes, payload: bytes) -> bytes:
-    out = bytearray([head[0] | _HAS_SIZE, *head[1:]])
-    put_varint(out, len(payload))
-    return bytes(out + payload)
-
-
 @dataclass(frozen=True, slots=True)
-class Base:
-    """One closed group as AV1. crf: in quarters; units: the data of each picture, see `pack_unit`; shown: the last one
-    decoded, of the base's size, if it has been looked at."""
+class Draft:
+    """One closed group as AV1. crf: in quarters; units: the temporal unit that shows each picture."""
 
     scale: Fraction
     crf: float
     units: tuple[bytes, ...]
-    shown: Picture | None = None
 
     @property
     def bits(self) -> int:
         return 8 * sum(map(len, self.units))
+
+    def packed(self) -> Base:
+        return Base(self.scale, self.crf, pack_units(self.units))
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """One closed group as it is in a file. crf: in quarters; data: of each frame; shown: the last picture decoded, of
+    the base's size, if it has been looked at."""
+
+    scale: Fraction
+    crf: float
+    data: tuple[bytes, ...]
+    shown: Picture | None = None
+
+    @property
+    def bits(self) -> int:
+        return 8 * sum(map(len, self.data))
 
     def coded(self, frames: Sequence[Frame]) -> tuple[CodedFrame, ...]:
         """The group's frames as the container takes them."""
         step = pack_step(self.crf, self.scale)
         kinds = [KEY] + [PREDICTED] * (len(frames) - 1)
         return tuple(
-            CodedFrame(frame.pts, frame.duration, kind, step, unit)
-            for frame, kind, unit in zip(frames, kinds, self.units, strict=True)
+            CodedFrame(frame.pts, frame.duration, kind, step, data)
+            for frame, kind, data in zip(frames, kinds, self.data, strict=True)
         )
 
 
@@ -138,7 +116,7 @@ def encode_base(
     effort: int,
     progress: svt.Progress = svt.silently,
     prefilter: Filter | None = None,
-) -> Base:
+) -> Draft:
     """Code one closed group. crf: LOWEST_CRF to HIGHEST_CRF, in quarters; effort: a preset of SVT-AV1; prefilter: what
     the pictures go through before, see prefilter.py.
 
@@ -148,7 +126,7 @@ def encode_base(
     if height > _MOST_LINES:
         size = f"{pictures[0].width}x{pictures[0].height}"
         raise SettingError(f"{size} is too high for an AV1 base, of {_MOST_LINES} lines at most; give base none")
-    params = f"{_params(crf)}:{_SVT}"
+    params = f"{_params(crf)}:{GROUP_OPTIONS}"
     if effort != PROBE and width * height <= _MOST_SEARCHED and is_drawn(pictures):
         params += f":{_DRAWN}"
         effort = _DRAWN_EFFORT.get(effort, effort)
@@ -159,7 +137,7 @@ def encode_base(
     packets = svt.encode(small, options, progress)
     if sorted(packets) != list(range(len(pictures))):
         raise SinkError(f"SVT-AV1 gave {len(packets)} packets for {len(pictures)} pictures")
-    return Base(scale, crf, tuple(pack_unit(packets[number]) for number in range(len(pictures))))
+    return Draft(scale, crf, tuple(packets[number] for number in range(len(pictures))))
 
 
 def _params(crf: float) -> str:
@@ -170,29 +148,40 @@ def _params(crf: float) -> str:
 
 
 class BaseDecoder:
-    """Decodes the temporal units of one group after another. width, height: of the video, in pixels."""
+    """Decodes the frames of one group after another. width, height: of the video, in pixels."""
 
     def __init__(self, width: int, height: int):
         self._width, self._height = width, height
-        self._decoder: av.VideoCodecContext | None = None
+        self._unpacker = Unpacker()
+        self._decoder: UnitDecoder | None = None
 
     def decode(self, coded: CodedFrame) -> Picture:
         """The base picture of the next frame. Raises DamagedError where its data does not decode to one."""
         _, scale = unpack_step(coded.step)
-        width, height = base_size(self._width, self._height, scale)
+        size = base_size(self._width, self._height, scale)
         if coded.kind == KEY:
-            self._decoder = av.CodecContext.create("libdav1d", "r")
-            # A picture for every unit at once; and no more memory than a picture of the announced size may take.
-            self._decoder.options = {"max_frame_delay": "1", "max_pixels": str(width * height)}
-        if self._decoder is None:
+            self._decoder = UnitDecoder(*size)
+        if self._decoder is None or self._decoder.size != size:
             raise DamagedError("a group does not begin with a key frame")
+        return self._decoder.decode(self._unpacker.obus(coded.data, coded.kind == KEY))
+
+
+class UnitDecoder:
+    """Decodes the temporal units of one group. width, height: of the base, in pixels."""
+
+    def __init__(self, width: int, height: int):
+        self.size = width, height
+        self._decoder = av.CodecContext.create("libdav1d", "r")
+        # A picture for every unit at once; and no more memory than a picture of the announced size may take.
+        self._decoder.options = {"max_frame_delay": "1", "max_pixels": str(width * height)}
+
+    def decode(self, unit: Iterable[bytes]) -> Picture:
+        """The picture of the next unit, given in pieces of whole OBUs. Raises DamagedError where it is not one."""
         frames = []
         # One by one, so that a unit of thousands of pictures is refused at the second one.
-        for number, obu in enumerate(_obus(coded.data)):
-            if number == _MOST_OBUS:
-                raise DamagedError(f"its AV1 data has more than {_MOST_OBUS} OBUs")
+        for piece in unit:
             try:
-                frames += self._decoder.decode(av.Packet(_sized(*obu)))
+                frames += self._decoder.decode(av.Packet(piece))
             except (av.FFmpegError, ValueError) as error:
                 raise DamagedError("its AV1 data does not decode") from error
             if len(frames) > 1:
@@ -200,9 +189,9 @@ class BaseDecoder:
         if len(frames) != 1:
             raise DamagedError(f"its AV1 data gives {len(frames) or 'no'} pictures instead of one")
         (frame,) = frames
-        if (frame.width, frame.height, frame.format.name) != (width, height, "yuv420p"):
+        if (frame.width, frame.height, frame.format.name) != (*self.size, "yuv420p"):
             found = f"{frame.width}x{frame.height} {frame.format.name}"
-            raise DamagedError(f"its AV1 data is {found} instead of {width}x{height} yuv420p")
+            raise DamagedError(f"its AV1 data is {found} instead of {self.size[0]}x{self.size[1]} yuv420p")
         return planes_of(frame)
 
 
@@ -210,13 +199,23 @@ class _Undecodable(SinkError):
     """Nothing is wrong with a file: the encoder is to blame."""
 
 
-def decode_base(coded: Sequence[CodedFrame], width: int, height: int) -> Iterator[Picture]:
+def decode_draft(draft: Draft, width: int, height: int) -> Iterator[Picture]:
     """The base pictures of a group that was just coded, of a video of width x height.
 
     Raises SinkError where they do not decode.
     """
+    decoder = UnitDecoder(*base_size(width, height, draft.scale))
+    return _checked(decoder.decode([unit]) for unit in draft.units)
+
+
+def decode_base(coded: Sequence[CodedFrame], width: int, height: int) -> Iterator[Picture]:
+    """The same of a group that is packed already."""
+    return _checked(map(BaseDecoder(width, height).decode, coded))
+
+
+def _checked(pictures: Iterable[Picture]) -> Iterator[Picture]:
     try:
-        yield from map(BaseDecoder(width, height).decode, coded)
+        yield from pictures
     except DamagedError as error:
         raise _Undecodable(f"SVT-AV1 made what does not decode: {error}") from error
 

@@ -7,7 +7,7 @@
     with Reader("clip.sdv") as reader:
         frames = [frame for number in range(len(reader.groups)) for frame in reader.read_group(number).frames]
 
-Specification, version 1.0
+Specification, version 2.0
 ==========================
 Two chapters stand in the modules that implement them: `header.py` (the JSON header) and `group.py` (groups of
 pictures, and the numbers called varint and svarint). The words MUST, MUST NOT, SHOULD and MAY are those of
@@ -18,10 +18,10 @@ from the start of the file.
 File
     u8[8]  magic     89 53 44 56 0D 0A 1A 0A: a byte with its high bit set, "SDV", and line ends that any
                      transfer in text mode changes
-    u16    major     1. A reader MUST reject a major version it does not know
+    u16    major     2. A reader MUST reject a major version it does not know
     u16    minor     0. A higher minor version only adds what readers skip: header keys, lower-case chunks
-    u32    length    bytes of the header, 2 to 1048576
-    ...    header    JSON, see `header.py`
+    u32    length    bytes of the header as it is stored, 2 to 1048576
+    ...    header    JSON, usually deflated, see `header.py`
     u32    crc       crc32 of all bytes before it
     ...    chunks    one directly after the other, up to the end of the file
 
@@ -33,7 +33,7 @@ Chunk
     u32    crc       crc32 of kind, size and payload
 
     A reader MUST check every size against the real size of the file before it allocates anything by it.
-    Rationale: 12 bytes per chunk, and damage ends with the chunk. The kinds of version 1.0 follow.
+    Rationale: 12 bytes per chunk, and damage ends with the chunk. The kinds of version 2.0 follow.
 
 GRUP: a closed group of pictures
     The payload is described in `group.py`. Groups MUST follow each other in time: the first frame's number is
@@ -72,7 +72,7 @@ Frame data
     Bytes, to the container. **What they mean is specified, with base "none", by the docstrings of `symbols.py` (what
     is coded in which order), `context.py` and `plain.py` (under which probability tables, by the header's "coder"),
     `eightbit.py` (coder "bytes-1"), `palette.py` (coder "palette-1") and `entropy.py` (the tables and the range coder);
-    with base "av1" by that of `base.py`.**
+    with base "av1" by those of `base.py` and `heads.py`.**
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def preview(
         if first is None:
             raise DamagedError(f"{source}: holds no frame")
         form = path.suffix.lstrip(".").lower()
-        sink = stack.enter_context(open_copy(part, video.info, first.data, track_files=files, format=form))
+        sink = stack.enter_context(open_copy(part, video.info, first, track_files=files, format=form))
         for done, frame in enumerate(chain([first], frames), 1):
             sink.write(frame)
             progress(done, len(video), 0)

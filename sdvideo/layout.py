@@ -18,7 +18,7 @@ from .group import MAX_FRAMES, MAX_TIME, put_svarint, put_varint
 from .header import Header, pack_header, unpack_header
 
 MAGIC = bytes.fromhex("89 53 44 56 0D 0A 1A 0A")
-MAJOR, MINOR = 1, 0
+MAJOR, MINOR = 2, 0
 MAX_HEADER = 2**20
 MAX_PIECE = 2**20
 ANYWHERE = 2**62  # the limit of an index whose file is not what it was
@@ -28,10 +28,28 @@ _WINDOW = 2**18  # bytes of the index that are looked at together
 
 _PREAMBLE = struct.Struct("<8sHHI")
 _CRC = struct.Struct("<I")
+_DEFLATED = b"\x01"
 _PIECE = struct.Struct("<BQ")
 _END = struct.Struct("<QIIQ")
 
 END_SIZE = OVERHEAD + _END.size
+
+# What deflated headers are thought to follow: the more usual, the nearer to the end.
+_USUAL = (
+    b'"restorer":{"name":"restore","revision":"2026-11-28b","sha256":"'
+    b'"frames":1,"icc":"eJx","rotation":-90,"full_range":true,"sar":[4,3],[16,11],[1001,[1,16000],[1,15360],[1,90000],'
+    b'"subtitle","codec":"mov_text","language":"eng","blob":1,"index":1},"subrip","opus","flac","ac3","mp3","vorbis",'
+    b'"matroska"],"chapters":[{"start":0,"end":1000,"time_base":[1,1000],"title":"Chapter 1"},'
+    b'"metadata":{"title":"","artist":"","comment":"","date":"","timecode":"creation_time":"description":"copyright":'
+    b'"coder":"context-1","latent":{"channels":128,"block":16},"scale":[1,2],"scale":[2,3],"model":{"name":"embedded",'
+    b'"keyint":"scale":"size":"bitrate":"quantizer":"palette","quality":null,"best","fast"}}'
+    b'{"sdv":{"writer":"sdvideo 0.1.0"},"video":{"width":1920,"height":1080,"time_base":[1,12800],"rate":[30000,1001],'
+    b'"rate":[30,1],"rate":[25,1],"frames":250,"colour":{"matrix":6,"primaries":6,"transfer":6}},'
+    b'"colour":{"matrix":1,"primaries":1,"transfer":1}},"blobs":["mp4"],"tracks":[{"kind":"audio","codec":"aac",'
+    b'"language":"und","blob":0,"index":0}],"base":"none","base":"av1","model":{"name":"restore","revision":"2026-11-28b",'
+    b'"sha256":"fad14cc29baef8306e45b4ca7dc5a0491e62ae9a5efd7ad3d2a8bf169a955b07"},'
+    b'"settings":{"preset":"fast"}}"settings":{"quality":40.0}}'
+)
 
 
 class Piece(NamedTuple):
@@ -74,11 +92,31 @@ class End(NamedTuple):
 
 def pack_preamble(header: Header) -> bytes:
     """Everything before the first chunk. Raises FormatError if the header is not valid or above 1 MiB."""
-    text = pack_header(header)
-    if len(text) > MAX_HEADER:
-        raise FormatError(f"header: {len(text)} bytes, more than {MAX_HEADER}")
+    text = deflated(pack_header(header))
     data = _PREAMBLE.pack(MAGIC, MAJOR, MINOR, len(text)) + text
     return data + _CRC.pack(zlib.crc32(data))
+
+
+def deflated(text: bytes) -> bytes:
+    """A JSON header as it is stored. Raises FormatError if it is longer than 1 MiB."""
+    if len(text) > MAX_HEADER:
+        raise FormatError(f"header: {len(text)} bytes, more than {MAX_HEADER}")
+    pack = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, zdict=_USUAL)
+    return _DEFLATED + pack.compress(text) + pack.flush()
+
+
+def inflated(data: bytes) -> bytes:
+    """The inverse of deflated; a header that is plain JSON stays as it is. Raises FormatError."""
+    if data[:1] != _DEFLATED:
+        return data
+    unpack = zlib.decompressobj(-zlib.MAX_WBITS, zdict=_USUAL)
+    try:
+        text = unpack.decompress(data[1:], MAX_HEADER + 1)
+    except zlib.error as error:
+        raise FormatError(f"header: cannot be unpacked: {error}") from error
+    if not unpack.eof or unpack.unused_data or len(text) > MAX_HEADER:
+        raise FormatError(f"header: is not one whole text of up to {MAX_HEADER} bytes")
+    return text
 
 
 def read_preamble(file: ChunkFile) -> tuple[Header, int]:
@@ -101,7 +139,7 @@ def read_preamble(file: ChunkFile) -> tuple[Header, int]:
         raise DamagedError(f"the file ends after {len(data)} bytes, within its header")
     if _CRC.pack(zlib.crc32(data[:-4])) != data[-4:]:
         raise DamagedError("the CRC of the header does not fit")
-    return unpack_header(data[_PREAMBLE.size : -4]), len(data)
+    return unpack_header(inflated(data[_PREAMBLE.size : -4])), len(data)
 
 
 def pack_piece(piece: Piece) -> bytes:

@@ -18,9 +18,9 @@ import numpy as np
 from av.codec.context import Flags
 
 from sdvideo import colour
-from sdvideo.base import DELIMITER, unpack_unit
 from sdvideo.errors import SettingError, SinkError
 from sdvideo.group import KEY, CodedFrame
+from sdvideo.heads import Unpacker
 from sdvideo.picture import Frame, Picture, StreamInfo
 from sdvideo.tracks import (
     MATROSKA_OPTIONS,
@@ -41,6 +41,7 @@ _FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".y
 # Those that hold one picture; the values are Pillow's names.
 _STILLS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 _CRF = 16
+_DELIMITER = b"\x12\x00"  # the OBU that begins a temporal unit of AV1
 # MP4 has 32 bits for a picture's duration: finer clocks than this are rounded to microseconds.
 _FINEST_CLOCK = 100_000_000
 # What FFmpeg makes a timecode track of: hours, minutes, seconds, frames; with a semicolon, frame numbers are dropped to
@@ -90,14 +91,14 @@ def open_sink(
 def open_copy(
     path: str | os.PathLike,
     info: StreamInfo,
-    first: bytes,
+    first: CodedFrame,
     *,
     track_files: Sequence[Path] = (),
     format: str | None = None,
 ) -> CopySink:
     """Open an MP4 or Matroska file for AV1 that is coded already.
 
-    first: the first temporal unit; the rest as in `open_sink`.
+    first: the first frame; the rest as in `open_sink`.
     """
     kind = _choose_format(path, format)
     if kind in ("y4m", *_STILLS.values()):
@@ -376,16 +377,16 @@ class CopySink(_MuxedSink):
     """AV1 as it is beside copied tracks, in MP4 or Matroska; takes coded frames."""
 
     def __init__(
-        self, path: str | os.PathLike, info: StreamInfo, kind: str, track_files: Sequence[Path], first: bytes
+        self, path: str | os.PathLike, info: StreamInfo, kind: str, track_files: Sequence[Path], first: CodedFrame
     ) -> None:
-        self._first = first
+        self._first, self._unpacker = first, Unpacker()
         super().__init__(path, info, kind, track_files)
 
     def _check(self, frame: CodedFrame) -> None:
         pass  # sizes are AV1's own affair
 
     def _write(self, frame: CodedFrame) -> None:
-        packet = av.Packet(unpack_unit(frame.data))
+        packet = av.Packet(b"".join(self._unpacker.obus(frame.data, frame.kind == KEY)))
         packet.time_base, packet.stream = self._time_base, self._stream
         packet.pts = packet.dts = self._ticks(frame.pts)
         packet.duration = max(1, self._ticks(self._duration(frame)))
@@ -394,7 +395,8 @@ class CopySink(_MuxedSink):
 
     def _add_video(self) -> av.VideoStream:
         # FFmpeg finds out what a bare AV1 stream holds by the delimiter before its first unit.
-        with av.open(BytesIO(DELIMITER + unpack_unit(self._first)), format="obu") as sequence:
+        unit = b"".join([_DELIMITER, *Unpacker().obus(self._first.data, first=True)])
+        with av.open(BytesIO(unit), format="obu") as sequence:
             # opaque: the codec's parameters as they are, for PyAV knows no encoder of the decoder's name.
             stream = self._container.add_stream_from_template(sequence.streams.video[0], opaque=True)
         stream.time_base = self._time_base

@@ -48,8 +48,9 @@ if __name__ == "__main__" and "--guided" in sys.argv:
 import sdvideo
 from sdvideo.base import BaseDecoder, encode_base, pack_step
 from sdvideo.container import KEY, PREDICTED, CodedFrame, Group, Header, ModelId, Reader, Writer, unpack_group
-from sdvideo.errors import SdvError
+from sdvideo.errors import FormatError, SdvError
 from sdvideo.group import put_svarint, put_varint, take_svarint, take_varint
+from sdvideo.layout import MAJOR, MAX_HEADER, deflated, inflated
 from sdvideo.loop import FrameDecoder
 from sdvideo.picture import Chapter, Picture, StreamInfo, Track
 from sdvideo.plain import PlainCoder
@@ -121,7 +122,7 @@ def av1_units(seed: int = 0, count: int = 6) -> tuple[CodedFrame, ...]:
         for _ in range(count)
     ]
     frames = [sdvideo.Frame(number, 1, picture) for number, picture in enumerate(small)]
-    return encode_base(small, Fraction(1), 45.0, 8).coded(frames)
+    return encode_base(small, Fraction(1), 45.0, 8).packed().coded(frames)
 
 
 def real_files(folder: Path) -> list[bytes]:
@@ -155,7 +156,8 @@ class Parts:
 
     header: bytes
     chunks: list[list[bytes]]
-    major: int = 1
+    major: int = MAJOR
+    packed: bool = False
 
     @classmethod
     def of(cls, data: bytes) -> Parts:
@@ -163,16 +165,20 @@ class Parts:
         fixed = data[: _PREAMBLE.size].ljust(_PREAMBLE.size, b"\0")
         _, major, _, length = _PREAMBLE.unpack(fixed)
         at = _PREAMBLE.size + min(length, len(data)) + 4
-        header, chunks = data[_PREAMBLE.size : at - 4], []
+        stored, chunks = data[_PREAMBLE.size : at - 4], []
+        header = stored
+        with suppress(FormatError):
+            header = inflated(stored)
         while at + 8 <= len(data):
             kind, size = struct.unpack_from("<4sI", data, at)
             chunks.append([kind, data[at + 8 : at + 8 + size]])
             at += size + 12
-        return cls(header, chunks, major)
+        return cls(header, chunks, major, header != stored)
 
     def join(self) -> bytes:
         """The file with sizes and checksums that fit."""
-        start = _PREAMBLE.pack(_MAGIC, self.major & 0xFFFF, 0, len(self.header)) + self.header
+        stored = deflated(self.header) if self.packed and len(self.header) <= MAX_HEADER else self.header
+        start = _PREAMBLE.pack(_MAGIC, self.major & 0xFFFF, 0, len(stored)) + stored
         parts = [start, struct.pack("<I", zlib.crc32(start))]
         for kind, payload in self.chunks:
             body = kind + struct.pack("<I", len(payload)) + payload

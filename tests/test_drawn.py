@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from sdvideo import base, svt
-from sdvideo.base import EFFORT, PROBE, SCALES, decode_base, encode_base
+from sdvideo.base import EFFORT, PROBE, SCALES, decode_draft, encode_base
 from sdvideo.demux import open_source
 from sdvideo.drawn import is_drawn, plainness
 from sdvideo.fidelity import psnr
-from sdvideo.picture import Frame, Picture
+from sdvideo.picture import Picture
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
 
@@ -71,8 +71,7 @@ def test_a_screen_takes_fewer_bits_for_a_better_picture(preset: str, monkeypatch
 
     def coded() -> tuple[int, float]:
         made = encode_base(pictures, SCALES[0], 40, EFFORT[preset])
-        frames = made.coded([Frame(number, 1, picture) for number, picture in enumerate(pictures)])
-        shown = decode_base(frames, pictures[0].width, pictures[0].height)
+        shown = decode_draft(made, pictures[0].width, pictures[0].height)
         return made.bits, float(np.mean([psnr(a, b)[1] for a, b in zip(pictures, shown, strict=True)]))
 
     bits, quality = coded()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from io import BytesIO
@@ -23,10 +24,12 @@ import pytest
 from fuzz import Mutator, Parts, av1_units, plain_file
 
 import sdvideo
-from sdvideo.base import BaseDecoder, pack_step, pack_unit, unpack_unit
+from sdvideo import heads
+from sdvideo.base import BaseDecoder, pack_step
 from sdvideo.container import KEY, PREDICTED, CodedFrame, Group, Header, ModelId, Reader, Writer, pack_group
 from sdvideo.errors import DamagedError, FormatError, ModelError, SdvError, SinkError
 from sdvideo.group import put_svarint, put_varint
+from sdvideo.heads import pack_units
 from sdvideo.models import load_model, restorer_id
 from sdvideo.mux import open_sink
 from sdvideo.picture import Picture, StreamInfo
@@ -140,13 +143,17 @@ def stream(width: int, height: int, form: str = "yuv420p", count: int = 1) -> li
         for plane in frame.planes:
             plane.update(bytes([number + 90]) * plane.buffer_size)
         packets += encoder.encode(frame)
-    return [pack_unit(bytes(packet)) for packet in (*packets, *encoder.encode(None))]
+    return [bytes(packet) for packet in (*packets, *encoder.encode(None))]
 
 
 def decode_units(*units: bytes) -> list[Picture]:
+    return decode_data(*pack_units(units))
+
+
+def decode_data(*data: bytes) -> list[Picture]:
     decoder = BaseDecoder(64, 64)
-    kinds = [KEY] + [PREDICTED] * (len(units) - 1)
-    return [decoder.decode(CodedFrame(n, 1, kind, STEP, unit)) for n, (kind, unit) in enumerate(zip(kinds, units))]
+    kinds = [KEY] + [PREDICTED] * (len(data) - 1)
+    return [decoder.decode(CodedFrame(n, 1, kind, STEP, one)) for n, (kind, one) in enumerate(zip(kinds, data))]
 
 
 @pytest.mark.parametrize("size", [(66, 64), (64, 128), (128, 64), (4096, 2176)])
@@ -162,14 +169,14 @@ def test_av1_of_more_bits_is_refused():
 
 def test_av1_of_a_huge_size_takes_no_memory(tmp_path):
     """8192x4352 pictures would take 53 MB each; the file says 64x64."""
-    (tmp_path / "unit").write_bytes(stream(8192, 4352)[0])
+    (tmp_path / "unit").write_bytes(pack_units(stream(8192, 4352))[0])
     script = f"""
 import resource
 from test_hostile import *
 with suppress(DamagedError): decode_units(*stream(64, 64))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    decode_units(Path({str(tmp_path / "unit")!r}).read_bytes())
+    decode_data(Path({str(tmp_path / "unit")!r}).read_bytes())
 except DamagedError as error:
     print("refused", error)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, "KiB")
@@ -182,14 +189,15 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, "KiB")
 def test_a_sequence_header_of_any_bits_is_refused_or_harmless():
     """Profiles, bit depths, monochrome, 4:4:4, sizes up to 65536x65536, operating points, film grain ..."""
     (unit,) = stream(64, 64)
-    size = unit[1]
-    assert unit[0] >> 3 & 15 == 1 and size < 20
+    assert unit[:2] == b"\x12\x00" and unit[2] >> 3 & 15 == 1
+    size = unit[3]
+    assert size < 20
     rng, refused = random.Random(0), 0
     for number in range(8 * size + 1500):
         data = bytearray(unit)
         flipped = [number] if number < 8 * size else rng.sample(range(8 * size), rng.randint(2, 6))
         for bit in flipped:
-            data[2 + bit // 8] ^= 128 >> bit % 8
+            data[4 + bit // 8] ^= 128 >> bit % 8
         try:
             (picture,) = decode_units(bytes(data))
             assert (picture.width, picture.height) == (64, 64)
@@ -201,23 +209,39 @@ def test_a_sequence_header_of_any_bits_is_refused_or_harmless():
 def test_units_of_more_or_fewer_pictures_are_refused():
     units = stream(64, 64, count=8)
     assert len(decode_units(*units)) == 8
-    both = unpack_unit(units[0]) + units[1]
     with pytest.raises(DamagedError, match="gives 2 pictures"):
-        decode_units(both)
+        decode_units(units[0] + units[1])
     with pytest.raises(DamagedError, match="gives no pictures"):
-        decode_units(units[0], b"")
+        decode_units(units[0], b"\x7a\x01\x00")  # padding
     with pytest.raises(DamagedError, match="gives no pictures"):
-        decode_units(unpack_unit(units[0])[: 2 + units[0][1]])  # the sequence header alone
+        decode_units(units[0][: 4 + units[0][3]])  # the sequence header alone
 
 
-def test_thousands_of_pictures_in_a_unit_are_refused_at_the_second():
+def test_units_of_many_obus_are_refused_at_the_second_picture_or_the_seventeenth(monkeypatch):
     units = stream(64, 64, count=2)
+    monkeypatch.setattr(heads, "MOST_OBUS", 4000)
+    many, padding = heads.pack_units([units[0] + 3000 * units[1]]), heads.pack_units([b"\x7a\x00" * 3000])
+    monkeypatch.undo()
     begin = time.process_time()
     with pytest.raises(DamagedError, match="gives 2 pictures"):
-        decode_units(unpack_unit(units[0]) + unpack_unit(units[1]) * 3000)
-    with pytest.raises(DamagedError, match="more than 64 OBUs"):
-        decode_units(b"\x7a\x00" * 50_000)  # padding
+        decode_data(*many)
+    with pytest.raises(DamagedError, match="more than 16 OBUs"):
+        decode_data(*padding)
     assert time.process_time() - begin < 1
+
+
+def test_heads_of_any_bytes_are_refused_or_pictures():
+    """Random bytes are heads of something: it ends, with an error of ours or a picture of the announced size."""
+    rng = random.Random(0)
+    data = pack_units(stream(64, 64, count=8))
+    for _ in range(300):
+        first = bytearray(data[0])
+        for _ in range(rng.randint(1, 4)):
+            first[rng.randrange(len(first))] = rng.randrange(256)
+        begin = time.process_time()
+        with suppress(DamagedError):
+            assert all((one.width, one.height) == (64, 64) for one in decode_data(bytes(first), *data[1:]))
+        assert time.process_time() - begin < 2
 
 
 # --- names and places in a file -----------------------------------------------------------------------------
@@ -420,7 +444,7 @@ def test_huge_pictures_in_a_small_file_are_a_clear_line(path, tmp_path):
 
 def test_a_file_of_a_newer_version_is_refused_whatever_follows(path):
     parts = Parts.of(plain_file())
-    parts.major = 2
+    parts.major += 1
     path.write_bytes(parts.join())
     for tolerant in (False, True):
         with pytest.raises(FormatError, match="newer sdvideo"):

@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 import pytest
 
-from sdvideo.base import EFFORT, Filter, decode_base, encode_base
+from sdvideo.base import EFFORT, Filter, decode_draft, encode_base
 from sdvideo.demux import open_source
 from sdvideo.fidelity import psnr, structure
 from sdvideo.models import load_prefilter, load_restorer
-from sdvideo.picture import Frame, Picture
+from sdvideo.picture import Picture
 from sdvideo.restore import Canvas
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
@@ -50,10 +50,9 @@ def test_a_flat_picture_stays_flat(walk: list[Picture]) -> None:
 def measured(pictures: list[Picture], crf: int, prefilter: Filter | None) -> tuple[float, float]:
     """Log of the bits, and MS-SSIM in decibels of what is shown."""
     base = encode_base(pictures, FULL, crf, EFFORT["fast"], prefilter=prefilter)
-    coded = base.coded([Frame(number, 1, picture) for number, picture in enumerate(pictures)])
     size = pictures[0].width, pictures[0].height
     canvas, alike = Canvas(load_restorer(device="cpu"), *size), []
-    for number, (picture, decoded) in enumerate(zip(pictures, decode_base(coded, *size), strict=True)):
+    for number, (picture, decoded) in enumerate(zip(pictures, decode_draft(base, *size), strict=True)):
         shown = canvas.paint(canvas.trace(decoded, number == 0), crf)
         alike.append(structure(picture.y, shown.y)[1])
     return math.log(base.bits), -10 * math.log10(1 - np.mean(alike))
