@@ -82,16 +82,16 @@ def in_a_hurry(pictures: Sequence[Picture], level: float, scale: Fraction) -> Dr
     return encode_base(pictures, scale, _fitting_crf(level, scale), PROBE)
 
 
-def base_at(
+def draft_at(
     pictures: Sequence[Picture],
     level: float,
     preset: str,
     scale: Fraction,
     progress: Progress = silently,
     prefilter: Filter | None = None,
-) -> Base:
+) -> Draft:
     """One closed group. level: FINEST to COARSEST; preset: of EFFORT; prefilter: see encode_base."""
-    return encode_base(pictures, scale, _fitting_crf(level, scale), EFFORT[preset], progress, prefilter).packed()
+    return encode_base(pictures, scale, _fitting_crf(level, scale), EFFORT[preset], progress, prefilter)
 
 
 def _crf(level: float, scale: Fraction) -> float:
@@ -177,7 +177,7 @@ class TargetBits:
         if self._first:
             for _ in range(_GLANCES):
                 scales[level], before = scale or cheapest_scale(pictures, level), level
-                level = _level_at(level, _CARE * in_a_hurry(pictures, level, scales[level]).bits / target)
+                level = _level_at(level, _CARE * in_a_hurry(pictures, level, scales[level]).packed().bits / target)
                 if abs(level - before) <= _NEAR:
                     break
         while len(tries) < _TRIES and level not in tries:

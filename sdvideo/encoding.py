@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from . import __version__
 from .ahead import ahead, side_by_side
-from .allocation import OneLevel, TargetBits, base_at, level_of, share_of_error
+from .allocation import OneLevel, TargetBits, draft_at, level_of, share_of_error
 from .base import Base, Filter, decodable, decode_base, unpack_step
 from .container import KEY, CodedFrame, Group, Header, Reader, Writer
 from .demux import Source, open_source
@@ -213,7 +213,7 @@ class _BaseWay:
             pictures[0] = joined(pictures[0], error, share_of_error(level))
 
         def looked_at() -> Base:
-            base = base_at(pictures, level, self._settings.preset, scale, progress, self._prefilter)
+            base = draft_at(pictures, level, self._settings.preset, scale, progress, self._prefilter).packed()
             return replace(base, shown=self._shown(base.coded(shot)))
 
         return decodable(looked_at)

@@ -15,12 +15,14 @@ Payload of a group
     varint   delta      the usual pts distance from one frame to the next
     svarint  surplus    the usual duration of a frame, minus delta
     count times an entry of the frame table, in order of pts:
-        varint  16 * length + flags        length: bytes of frame data; flags:
+        varint  2 * length + marked        length: bytes of frame data; marked: 0 or 1
+        u8      flags                      only if marked, else they are 1:
             bits 0-1  kind                 0 key frame, 1 predicted from earlier frames of this group;
                                            2 and 3 are reserved
             bit 2     own time             the frame's time is not the usual one and follows
             bit 3     own step             the quantiser step is not that of the frame before (for the first
                                            frame: not 0)
+            bits 4-7                       0, others are reserved
         varint  delta                      only with bit 2, not for the first frame: pts minus the pts before
         varint  duration                   only with bit 2
         u8      step                       only with bit 3: index of the quantiser step, 0 to 255
@@ -28,8 +30,8 @@ Payload of a group
 
     The first frame MUST be a key frame, pts MUST increase strictly, durations are 0 (not known) to 2^60 - 1.
     A reader MUST reject a group that breaks any of this, whose lengths do not add up to exactly the bytes
-    that are there, or that uses a reserved kind. Rationale: a frame of a steady group costs one to three
-    bytes beside its data; at 15 kbit/s and 25 frames per second, 16 bytes would be a fifth of the file.
+    that are there, or that uses reserved bits. Rationale: a frame of a steady group costs one or two bytes
+    beside its data; at 15 kbit/s and 25 frames per second, 16 bytes would be a fifth of the file.
 
 Frame data
     The coded words of one frame. **Their meaning is specified by the docstring of `sdvideo/entropy.py`** and
@@ -103,7 +105,10 @@ def pack_group(group: Group) -> bytes:
         own_time = frame.duration != usual_duration or delta not in (None, usual_delta)
         own_step = frame.step != step
         flags = frame.kind | _OWN_TIME * own_time | _OWN_STEP * own_step
-        put_varint(table, 16 * len(frame.data) + flags)
+        marked = flags != PREDICTED
+        put_varint(table, 2 * len(frame.data) + marked)
+        if marked:
+            table.append(flags)
         if own_time:
             if delta is not None:
                 put_varint(table, delta)
@@ -127,17 +132,19 @@ def unpack_group(payload: bytes) -> Group:
     for number in range(count):
         delta, duration = usual_delta, usual_delta + surplus
         word, at = take_varint(payload, at)
-        length, flags = word >> 4, word & 15
+        length, flags = word >> 1, PREDICTED
+        if word & 1:
+            flags, at = _take_byte(payload, at)
         if flags & _OWN_TIME:
             if number:
                 delta, at = take_varint(payload, at)
             duration, at = take_varint(payload, at)
         if flags & _OWN_STEP:
-            if at >= len(payload):
-                raise DamagedError("the frame table runs past the end of its group")
-            step, at = payload[at], at + 1
+            step, at = _take_byte(payload, at)
         pts += delta if number else 0
         total += length
+        if flags >= 2 * _OWN_STEP:
+            raise DamagedError(f"frame {first + number} has the unknown flags {flags}")
         table.append((pts, duration, flags & 3, step, length))
     if total != len(payload) - at:
         raise DamagedError(f"the frame table promises {total} bytes of data, but {len(payload) - at} follow")
@@ -149,6 +156,12 @@ def unpack_group(payload: bytes) -> Group:
     if fault := _fault(group):
         raise DamagedError(fault)
     return group
+
+
+def _take_byte(payload: bytes, at: int) -> tuple[int, int]:
+    if at >= len(payload):
+        raise DamagedError("the frame table runs past the end of its group")
+    return payload[at], at + 1
 
 
 def _usual_time(frames: tuple[CodedFrame, ...], deltas: list[int]) -> tuple[int, int]:

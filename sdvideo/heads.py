@@ -26,8 +26,7 @@ Coded heads
 
 Experts
     Each bit is coded with a probability from several experts, each of which knows one for every combination of the
-    values it goes by. For the bits of bytes there are four:
-        kind, place
+    values it goes by. For the bits of bytes there are three:
         kind, place, and the bits of this byte before this one, under a leading 1
         kind, place, what the last OBU of this kind has around this place, and whether its last three bits before it are
         the same as here
@@ -38,11 +37,14 @@ Experts
     has around a place are its bits at place - 1 to place + 2: zeros behind its end, at place -1 a one and before it
     zeros, here and wherever it is asked for bits before the first. The plan is number `plan` of PLANS, whose k-th entry
     says how the group's k-th OBU begins.
-    For a single bit there are two: what is asked (see `_Heads._number` and `_obu`); and that, with the OBU's number in
-    its unit.
+    For a single bit there are two: what is asked; and that, with the OBU's number in its unit. What is asked is one of
+    the things above (the size, whether it is short, the size of a short one), for a number with the length that it has
+    at least, or the length it has and its bits so far. `_Line.byte`, `_Heads._number` and `_Heads._asked` say how such
+    values become one number, which is what PRIORS are sorted by.
 
     A probability of a one is at first 32768 / 65536, and after it was asked for the n-th time moves by
         ((65535 * bit - it) * RATES[min(n, 30)]) >> 16,  n from 0 on.
+    But for the values in PRIORS it is what stands there, and n begins at PRIOR_COUNT.
     Votes are stretch(probability >> 4), and mixed by weights, at first AT_FIRST or ALIKE. For bytes there is a row of
     them for each kind and each byte of an OBU, one where the plan says something of it and one where it does not; else
     there is one for each thing asked:
@@ -63,11 +65,14 @@ from __future__ import annotations
 import zlib
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from operator import mul
 from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
 
 from .errors import DamagedError, SinkError
 from .group import put_varint, take_varint
@@ -75,6 +80,8 @@ from .group import put_varint, take_varint
 HEAD = 18  # bytes
 MOST_OBUS = 16  # in a unit; SVT-AV1 makes 7
 PLANS = Path(__file__).parent / "weights" / "plans.bin"
+PRIORS = Path(__file__).parent / "weights" / "priors.bin"
+PRIOR_COUNT = 4
 LONGEST_PLAN = 161  # pictures
 SQUASH = (
     1, 2, 4, 6, 10, 17, 27, 45, 74, 120, 194, 311, 488, 747, 1102, 1546, 2048,
@@ -82,12 +89,15 @@ SQUASH = (
 )  # fmt: skip
 RATES = (40960, *(131072 // (2 * n + 3) for n in range(1, 31)))
 PACE = 160
-AT_FIRST = (20000, 20000, 20000, 59000)  # weights of the experts for bytes, in 65536
+AT_FIRST = (5900, 22600, 53700)  # weights of the experts for bytes, in 65536
 ALIKE = (32768, 32768)
+
+Experts: TypeAlias = "defaultdict[int, tuple[int, int]]"  # by values: probability, how often it was asked for
 
 _DELIMITER = 2  # a type of OBU
 _HAS_EXTENSION, _HAS_SIZE = 4, 2
 _LONGEST = 32  # bits of a number
+_SIZE, _SHORT, _SHORT_SIZE, _SHIFT = 1, 2, 3, 39  # what is asked, above all that is said of it
 _WIDTH = 8 * (HEAD + 3)  # room for the bits of an OBU, and some beyond its end
 _ALL, _TOP = 0xFFFFFFFF, 0xFF000000
 
@@ -97,18 +107,31 @@ def pack_units(units: Sequence[bytes]) -> tuple[bytes, ...]:
 
     Raises SinkError where one of them has no OBU, or more than MOST_OBUS.
     """
+    plan, coded, rests = _taken(units, _experts(_priors()))
+    start = bytearray()
+    put_varint(start, plan)
+    put_varint(start, len(coded))
+    return b"".join([start, coded, rests[0]]), *rests[1:]
+
+
+def learned(groups: Iterable[Sequence[bytes]]) -> dict[int, tuple[int, int]]:
+    """What experts that know nothing at first come to know from the units of several groups; see pack_priors."""
+    experts = _experts({})
+    for units in groups:
+        _taken(units, experts)
+    return experts
+
+
+def _taken(units: Sequence[bytes], experts: Experts) -> tuple[int, bytes, list[bytes]]:
+    """The plan of a group, its coded heads, and the rest of each unit."""
     rows = [obus(unit) for unit in units]
     if not all(1 <= len(row) <= MOST_OBUS for row in rows):
         raise SinkError(f"SVT-AV1 gave a unit of none or more than {MOST_OBUS} OBUs")
     plan = _closest_plan(rows)
     writer = _Writer()
-    heads = _Heads(writer, _plans()[plan])
+    heads = _Heads(writer, _plans()[plan], experts)
     rests = [heads.take(row) for row in rows]
-    coded = writer.finish()
-    start = bytearray()
-    put_varint(start, plan)
-    put_varint(start, len(coded))
-    return b"".join([start, coded, rests[0]]), *rests[1:]
+    return plan, writer.finish(), rests
 
 
 class Unpacker:
@@ -127,7 +150,8 @@ class Unpacker:
             size, at = take_varint(data, at)
             if plan >= len(_plans()) or size > len(data) - at:
                 raise DamagedError("the heads of its AV1 data are cut off")
-            self._heads, data = _Heads(_Reader(data[at : at + size]), _plans()[plan]), data[at + size :]
+            self._heads = _Heads(_Reader(data[at : at + size]), _plans()[plan], _experts(_priors()))
+            data = data[at + size :]
         if self._heads is None:
             raise DamagedError("a group does not begin with a key frame")
         return self._heads.give_back(data)
@@ -198,6 +222,32 @@ def unpack_plans(data: bytes) -> list[list[bytes]]:
     return plans
 
 
+def _experts(known: Mapping[int, tuple[int, int]]) -> Experts:
+    return defaultdict(lambda: (32768, 0), known)
+
+
+@cache
+def _priors() -> dict[int, tuple[int, int]]:
+    """What experts know from the start."""
+    return unpack_priors(PRIORS.read_bytes())
+
+
+def pack_priors(experts: Mapping[int, tuple[int, int]]) -> bytes:
+    """What experts came to know, of all that was asked PRIOR_COUNT times: the differences of the sorted values as u64,
+    then the high byte of each probability, packed by zlib."""
+    known = sorted((value, chance >> 8) for value, (chance, asked) in experts.items() if asked >= PRIOR_COUNT)
+    values, chances = np.array(known, np.uint64).T
+    return zlib.compress(np.diff(values, prepend=np.uint64(0)).astype("<u8").tobytes() + bytes(chances.tolist()), 9)
+
+
+def unpack_priors(data: bytes) -> dict[int, tuple[int, int]]:
+    """The inverse of pack_priors, each probability in the middle of what its high byte says."""
+    packed = zlib.decompress(data)
+    count = len(packed) // 9
+    values = np.cumsum(np.frombuffer(packed, "<u8", count)).tolist()
+    return {value: (high << 8 | 128, PRIOR_COUNT) for value, high in zip(values, packed[8 * count :])}
+
+
 def _closest_plan(rows: Sequence[Sequence[tuple[bytes, bytes]]]) -> int:
     """The plan for so many pictures that is most like these OBUs; the longest ones are the first of each way."""
     begins = [header + payload[:HEAD] for row in rows for header, payload in row]
@@ -215,13 +265,12 @@ def _closest_plan(rows: Sequence[Sequence[tuple[bytes, bytes]]]) -> int:
 class _Heads:
     """Takes the heads from the units of a group, one after the other, with a _Writer; gives them back with a _Reader.
 
-    plan: how its OBUs are expected to begin.
+    plan: how its OBUs are expected to begin; experts: what they know, and learn.
     """
 
-    def __init__(self, coder: _Writer | _Reader, plan: Sequence[bytes]):
-        self._code, self._plan = coder.bit, iter(plan)
-        self._experts = defaultdict(lambda: (32768, 0))  # by values: probability, how often it was asked for
-        self._weights: dict[int | tuple, list[int]] = {}
+    def __init__(self, coder: _Writer | _Reader, plan: Sequence[bytes], experts: Experts):
+        self._code, self._plan, self._experts = coder.bit, iter(plan), experts
+        self._weights: dict[int, list[int]] = {}
         self._earlier: dict[int, int] = {}  # the bits of the last OBU of each kind
 
     def take(self, row: Sequence[tuple[bytes, bytes]]) -> bytes:
@@ -257,30 +306,30 @@ class _Heads:
             found.append(line.byte(header[1]))
         size = None
         if found[0] & _HAS_SIZE:
-            size = self._number("size", number, len(payload))
-        elif self._asked("short", number, len(payload) < HEAD):
-            size = min(self._number("short size", number, len(payload)), HEAD - 1)
+            size = self._number(_SIZE, number, len(payload))
+        elif self._asked(_SHORT << _SHIFT, number, len(payload) < HEAD):
+            size = min(self._number(_SHORT_SIZE, number, len(payload)), HEAD - 1)
         length = HEAD if size is None else min(size, HEAD)
         head = bytes([line.byte(byte) for byte in islice(payload or bytes(length), length)])
         line.end()
         return bytes(found), head, size
 
-    def _number(self, what: str, number: int, value: int) -> int:
+    def _number(self, what: int, number: int, value: int) -> int:
         """Code a value, or find out which it is."""
-        length = 1
-        while length < _LONGEST and self._asked((what, length), number, (value + 1).bit_length() > length):
+        what, length = what << _SHIFT, 1
+        while length < _LONGEST and self._asked(what | length << 33, number, (value + 1).bit_length() > length):
             length += 1
         found = 1
         for at in range(length - 2, -1, -1):
-            found = 2 * found + self._asked((what, length, found), number, (value + 1) >> at & 1)
+            found = 2 * found + self._asked(what | length << 33 | found, number, (value + 1) >> at & 1)
         return found - 1
 
-    def _asked(self, what: str | tuple, number: int, bit: int) -> int:
+    def _asked(self, what: int, number: int, bit: int) -> int:
         """Code one bit, or find out which it is, by what is asked of the number-th OBU of a unit."""
         row = self._weights.setdefault(what, list(ALIKE))
-        return self._voted((what, (what, number)), row, bit)
+        return self._voted((what << 3 | 5, (what << 4 | number) << 3 | 6), row, bit)
 
-    def _voted(self, values: Sequence[int | tuple], weights: list[int], bit: int) -> int:
+    def _voted(self, values: Sequence[int], weights: list[int], bit: int) -> int:
         """Code one bit, or find out which it is, by the experts for these values."""
         experts = [self._experts[value] for value in values]
         votes = [_STRETCHED[chance >> 4] for chance, _ in experts]
@@ -317,7 +366,6 @@ class _Line:
             else:
                 planned = here << 9 | (bits & 511) << 3 | 4
             values = (
-                here,
                 here << 8 | partial << 3 | 1,
                 here << 8 | _before(earlier, place, bits) << 3 | 2,
                 planned,

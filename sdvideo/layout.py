@@ -36,17 +36,18 @@ END_SIZE = OVERHEAD + _END.size
 
 # What deflated headers are thought to follow: the more usual, the nearer to the end.
 _USUAL = (
-    b'"restorer":{"name":"restore","revision":"2026-11-28b","sha256":"'
     b'"frames":1,"icc":"eJx","rotation":-90,"full_range":true,"sar":[4,3],[16,11],[1001,[1,16000],[1,15360],[1,90000],'
     b'"subtitle","codec":"mov_text","language":"eng","blob":1,"index":1},"subrip","opus","flac","ac3","mp3","vorbis",'
     b'"matroska"],"chapters":[{"start":0,"end":1000,"time_base":[1,1000],"title":"Chapter 1"},'
     b'"metadata":{"title":"","artist":"","comment":"","date":"","timecode":"creation_time":"description":"copyright":'
-    b'"coder":"context-1","latent":{"channels":128,"block":16},"scale":[1,2],"scale":[2,3],"model":{"name":"embedded",'
-    b'"keyint":"scale":"size":"bitrate":"quantizer":"palette","quality":null,"best","fast"}}'
+    b'"keyint":"scale":"size":"bitrate":"quantizer":"palette","quality":null,"best","fast"},"base":"none",'
+    b'"coder":"context-1","model":{"name":"embedded","revision":"2026-11-28",'
+    b'"sha256":"c1596305c469895e12f9e49c14e9128ad5bb6a29755cba0eda7d3cce3bcef89b"},'
+    b'"latent":{"channels":384,"block":16},"scale":[2,3],"scale":[1,2],"restorer":{"name":"restore"'
     b'{"sdv":{"writer":"sdvideo 0.1.0"},"video":{"width":1920,"height":1080,"time_base":[1,12800],"rate":[30000,1001],'
     b'"rate":[30,1],"rate":[25,1],"frames":250,"colour":{"matrix":6,"primaries":6,"transfer":6}},'
     b'"colour":{"matrix":1,"primaries":1,"transfer":1}},"blobs":["mp4"],"tracks":[{"kind":"audio","codec":"aac",'
-    b'"language":"und","blob":0,"index":0}],"base":"none","base":"av1","model":{"name":"restore","revision":"2026-11-28b",'
+    b'"language":"und","blob":0,"index":0}],"base":"av1","model":{"name":"restore","revision":"2026-11-28b",'
     b'"sha256":"fad14cc29baef8306e45b4ca7dc5a0491e62ae9a5efd7ad3d2a8bf169a955b07"},'
     b'"settings":{"preset":"fast"}}"settings":{"quality":40.0}}'
 )

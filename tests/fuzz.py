@@ -300,9 +300,9 @@ class Mutator:
             for _ in range(min(numbers[2], 200)):
                 value, at = take_varint(payload, at)
                 numbers.append(value)
-                if value & 8:
-                    numbers.append(None)
-                    at += 1
+                bytes_after = 0 if not value & 1 else 2 if payload[at : at + 1] > b"\x07" else 1  # flags, and a step
+                numbers += [None] * bytes_after
+                at += bytes_after
             place = self.rng.randrange(len(numbers))
             changed = self.number(numbers[place] or 0)
             if place not in (1, 4):

@@ -19,7 +19,7 @@ from conftest import Clip, Clips
 
 import sdvideo
 from sdvideo import encoding, restore
-from sdvideo.allocation import base_at, cheapest_scale, level_of
+from sdvideo.allocation import cheapest_scale, draft_at, level_of
 from sdvideo.base import SCALES, BaseDecoder, base_size, encode_base, pack_step, unpack_step
 from sdvideo.colour import planes_of
 from sdvideo.container import KEY, Reader
@@ -77,7 +77,7 @@ def test_a_smaller_scale_is_taken_at_lower_levels():
     with open_source(SAMPLE) as video:
         pictures = [frame.picture for frame in islice(video.frames(), 12)]
     levels = [level_of(quality) for quality in (90, 2)]
-    fine, coarse = (base_at(pictures, level, "fast", cheapest_scale(pictures, level)) for level in levels)
+    fine, coarse = (draft_at(pictures, level, "fast", cheapest_scale(pictures, level)) for level in levels)
     assert fine.scale == 1 and coarse.scale < 1
     assert fine.bits > 10 * coarse.bits
 

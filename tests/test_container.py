@@ -32,7 +32,7 @@ from sdvideo.container import (
     verify,
 )
 from sdvideo.errors import DamagedError, FormatError, SinkError, SourceError
-from sdvideo.layout import MAJOR, inflated
+from sdvideo.layout import MAJOR, deflated, inflated
 from sdvideo.picture import Chapter, Colour, StreamInfo, Track
 
 MODEL = ModelId("embedded", "3", "0123456789abcdef" * 4)
@@ -172,6 +172,25 @@ def test_a_header_of_defaults_is_small_and_comes_back(path):
         assert (reader.groups, reader.complete) == ((), True)
     assert preamble_end(path.read_bytes()) < 150
     assert verify(path) == []
+
+
+def test_headers_may_be_plain_or_deflated_and_are_not_unpacked_without_end(path):
+    text = json.dumps(json.loads(inflated(CLIP[16 : preamble_end(CLIP) - 4])), indent=1).encode()
+    for stored in (text, deflated(text)):
+        path.write_bytes(preamble(stored) + CLIP[preamble_end(CLIP) :])
+        with Reader(path) as reader:
+            assert reader.header == HEADER
+    bomb = zlib.compressobj(9, wbits=-15)
+    large = b"\x01" + bomb.compress(b"{" + b" " * 2**24) + bomb.flush()
+    packed = deflated(text)
+    for stored in (large, packed[:-3], packed + b"\0", b"\x01", b"\x01" + bytes(20), b"\x02" + text, text[1:]):
+        path.write_bytes(preamble(stored) + CLIP[preamble_end(CLIP) :])
+        for use in (Reader, verify, Writer.resume):
+            tracemalloc.start()
+            with pytest.raises(FormatError, match="header: "):
+                use(path)
+            assert tracemalloc.get_traced_memory()[1] < 2**23
+            tracemalloc.stop()
 
 
 def test_a_steady_frame_costs_two_bytes():
@@ -618,16 +637,18 @@ def test_groups_are_written_in_order_only():
     [
         b"",
         b"\x00\x00\x00\x00\x00",  # no frames
-        b"\x00\x00\x01\x01\x00\x01",  # starts with a predicted frame
-        b"\x00\x00\x01\x01\x00\x02",  # kind 2
-        b"\x00\x00\x01\x01\x00\x00\x00",  # a byte too many
-        b"\x00\x00\x01\x01\x00\x10",  # a byte too few
-        b"\x00\x00\x01\x01\x00\x08",  # the step is cut off
-        b"\x00\x00\x02\x00\x02\x00\x01",  # time stands still
-        b"\x00\x00\x01\x01\x03\x00",  # negative duration
-        b"\x80\x00\x00\x01\x01\x00\x00",  # not the shortest form
+        b"\x00\x00\x01\x01\x00\x00",  # starts with a predicted frame
+        b"\x00\x00\x01\x01\x00\x01\x02",  # kind 2
+        b"\x00\x00\x01\x01\x00\x01\x10",  # flags there are not
+        b"\x00\x00\x01\x01\x00\x01\x00\x00",  # a byte too many
+        b"\x00\x00\x01\x01\x00\x03\x00",  # a byte too few
+        b"\x00\x00\x01\x01\x00\x01",  # the flags are cut off
+        b"\x00\x00\x01\x01\x00\x01\x08",  # the step is cut off
+        b"\x00\x00\x02\x00\x02\x01\x00\x00",  # time stands still
+        b"\x00\x00\x01\x01\x03\x01\x00",  # negative duration
+        b"\x80\x00\x00\x01\x01\x00\x01\x00",  # not the shortest form
         b"\xff" * 12,  # an endless number
-        b"\xff\xff\xff\xff\xff\xff\xff\xff\x7f\x00\x01\x01\x00\x00",  # first frame 2^63 - 1
+        b"\xff\xff\xff\xff\xff\xff\xff\xff\x7f\x00\x01\x01\x00\x01\x00",  # first frame 2^63 - 1
         b"\x00\x00\xff\xff\x03\x01\x00\x00",  # 65535 frames in three bytes
     ],
 )
@@ -637,7 +658,7 @@ def test_an_impossible_group_is_not_read(payload):
 
 
 def test_the_smallest_group():
-    assert unpack_group(b"\x00\x00\x01\x01\x00\x00") == Group(0, (CodedFrame(0, 1, KEY, 0, b""),))
+    assert unpack_group(b"\x00\x00\x01\x01\x00\x01\x00") == Group(0, (CodedFrame(0, 1, KEY, 0, b""),))
 
 
 def test_unknown_chunks(path):

@@ -285,7 +285,7 @@ def test_times_of_a_lost_group_come_from_its_frame_table(clips, tmp_path, broken
 
 
 def test_what_does_not_decode_is_held_and_named(whole: Whole, broken: Path):
-    """The checksum fits, the frame data does not."""
+    """The checksums fit, the step and the data of a frame do not."""
     with broken.open("wb") as file:
         (source := broken.with_suffix(".whole")).write_bytes(whole.data)
         with Reader(source) as reader:
@@ -297,7 +297,7 @@ def test_what_does_not_decode_is_held_and_named(whole: Whole, broken: Path):
                 group = reader.read_group(number)
                 if number == 2:
                     first, second, third, *rest = group.frames
-                    third = sdvideo.container.CodedFrame(third.pts, third.duration, third.kind, third.step, b"\xff" * 9)
+                    third = sdvideo.container.CodedFrame(third.pts, third.duration, third.kind, 255, b"\xff" * 9)
                     group = sdvideo.container.Group(group.first, (first, second, third, *rest))
                 writer.write_group(group)
         writer.finish()

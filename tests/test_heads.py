@@ -14,7 +14,7 @@ from sdvideo import heads
 from sdvideo.base import SCALES, encode_base
 from sdvideo.demux import open_source
 from sdvideo.errors import DamagedError, SinkError
-from sdvideo.heads import LONGEST_PLAN, PLANS, Unpacker, obus, pack_plans, pack_units, unpack_plans
+from sdvideo.heads import LONGEST_PLAN, PLANS, PRIORS, Unpacker, obus, pack_plans, pack_units, unpack_plans
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
 
@@ -99,13 +99,16 @@ def test_damage_is_told_or_gives_other_obus(units):
 
 
 def test_the_format_stays(units):
-    """Files depend on the plans, and on every number the experts come to. What changes here is another format."""
-    assert hashlib.sha256(PLANS.read_bytes()).hexdigest()[:16] == "358be7dec8e95926"
+    """Files depend on plans, priors, and every number the experts come to: what changes here is another format."""
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in (PLANS, PRIORS)]
+    assert digests == ["358be7dec8e95926", "daac9e02ac07a10a"]
     fixed = [obu(1, bytes(range(11))) + obu(6, bytes(range(100, 160))), obu(3, b"\xf8"), obu(6, bytes(range(40)))] * 9
-    assert hashlib.sha256(b"".join(pack_units(fixed))).hexdigest()[:16] == "b1eea3a882290658"
+    assert hashlib.sha256(b"".join(pack_units(fixed))).hexdigest()[:16] == "0d0302fd547878b0"
 
 
-def test_plans_come_back():
+def test_plans_and_priors_come_back():
     plans = unpack_plans(PLANS.read_bytes())
     assert len(plans) % LONGEST_PLAN == 0
     assert unpack_plans(pack_plans(plans)) == plans
+    priors = heads.unpack_priors(PRIORS.read_bytes())
+    assert len(priors) > 10_000 and heads.unpack_priors(heads.pack_priors(priors)) == priors
