@@ -1,4 +1,4 @@
-"""What AV1 says anew for every picture, coded by what is expected of it.
+"""What AV1 says anew for every picture, coded by what is expected of it: 3 to 5 bytes where it was 21.
 
 SVT-AV1 codes a group by a plan: which picture comes when, and which ones it refers to. The payload of each OBU begins
 with its part of that plan; quantiser and filters follow, which are much like those of the OBUs before; then comes what
@@ -158,8 +158,9 @@ class Unpacker:
 
 
 def obus(unit: bytes) -> list[tuple[bytes, bytes]]:
-    """Header and payload of each OBU of a whole unit, but for a delimiter; all headers but the last say that there is a
-    size, wherever there was one.
+    """Header and payload of each OBU of a whole unit, but for a delimiter.
+
+    has_size_field is as heads are coded: of all headers set but of the last one, wherever the unit has sizes.
     """
     found, at = [], 0
     while at < len(unit):

@@ -22,6 +22,7 @@ from sdvideo.container import Reader
 from sdvideo.demux import open_source
 from sdvideo.errors import DamagedError, FormatError, ModelError, SettingError
 from sdvideo.latent_space import FINE, LEVELS
+from sdvideo.layout import inflated
 from sdvideo.loop import FrameDecoder
 from sdvideo.models import load_model
 from sdvideo.picture import Colour, Picture
@@ -186,7 +187,7 @@ def test_a_header_that_promises_too_much_is_refused_before_anything_is_allocated
     """A header that says something else, checksum and all."""
     data = (made.files / "b.sdv").read_bytes()
     end = 16 + int.from_bytes(data[12:16], "little")
-    text = data[16:end].replace(b'"channels":4,', b'"channels":65536,').replace(b'"block":8', b'"block":2')
+    text = inflated(data[16:end]).replace(b'"channels":4,', b'"channels":65536,').replace(b'"block":8', b'"block":2')
     head = data[:12] + len(text).to_bytes(4, "little") + text
     path = tmp_path / "x.sdv"
     path.write_bytes(head + zlib.crc32(head).to_bytes(4, "little") + data[end + 4 :])
