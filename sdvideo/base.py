@@ -205,17 +205,9 @@ def decode_draft(draft: Draft, width: int, height: int) -> Iterator[Picture]:
     Raises SinkError where they do not decode.
     """
     decoder = UnitDecoder(*base_size(width, height, draft.scale))
-    return _checked(decoder.decode([unit]) for unit in draft.units)
-
-
-def decode_base(coded: Sequence[CodedFrame], width: int, height: int) -> Iterator[Picture]:
-    """The same of a group that is packed already."""
-    return _checked(map(BaseDecoder(width, height).decode, coded))
-
-
-def _checked(pictures: Iterable[Picture]) -> Iterator[Picture]:
     try:
-        yield from pictures
+        for unit in draft.units:
+            yield decoder.decode([unit])
     except DamagedError as error:
         raise _Undecodable(f"SVT-AV1 made what does not decode: {error}") from error
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from . import __version__
 from .ahead import ahead, side_by_side
 from .allocation import OneLevel, TargetBits, draft_at, level_of, share_of_error
-from .base import Base, Filter, decodable, decode_base, unpack_step
+from .base import Base, BaseDecoder, Filter, decodable, decode_draft, unpack_step
 from .container import KEY, CodedFrame, Group, Header, Reader, Writer
 from .demux import Source, open_source
 from .errors import FormatError, SettingError
@@ -213,16 +213,15 @@ class _BaseWay:
             pictures[0] = joined(pictures[0], error, share_of_error(level))
 
         def looked_at() -> Base:
-            base = draft_at(pictures, level, self._settings.preset, scale, progress, self._prefilter).packed()
-            return replace(base, shown=self._shown(base.coded(shot)))
+            draft = draft_at(pictures, level, self._settings.preset, scale, progress, self._prefilter)
+            return replace(draft.packed(), shown=_last_of(decode_draft(draft, self._info.width, self._info.height)))
 
         return decodable(looked_at)
 
     def _shown(self, coded: Sequence[CodedFrame]) -> Picture:
         """The last base picture of these, decoded from its key frame on."""
         start = max(number for number, frame in enumerate(coded) if frame.kind == KEY)
-        pictures = decode_base(coded[start:], self._info.width, self._info.height)
-        return deque(pictures, maxlen=1).pop()  # of a group's pictures only the last one is kept
+        return _last_of(map(BaseDecoder(self._info.width, self._info.height).decode, coded[start:]))
 
     def _last(self, picture: Picture, shown: Picture, step: int) -> tuple[Picture, Picture, Picture]:
         """A last picture as it was, as it was meant, and as it is shown, as far as that is known without a network."""
@@ -232,6 +231,10 @@ class _BaseWay:
             (readied,) = self._prefilter([scaled(picture, shown.width, shown.height)], *unpack_step(step))
             meant = scaled(readied, *size)
         return picture, meant, scaled(shown, *size)
+
+
+def _last_of(pictures: Iterable[Picture]) -> Picture:
+    return deque(pictures, maxlen=1).pop()  # only one of a group's pictures is kept
 
 
 def _pictures(shot: list[Frame]) -> list[Picture]:

@@ -5,7 +5,8 @@
 
 Pictures are compared as upright 8-bit 4:2:0 code values. What the measures are is said where they are made:
 `fidelity.py`, `stability.py`, `vmaf.py`. Bytes are those of the video alone: in an .sdv the data of each frame (in the
-summary: the groups), elsewhere the packets.
+summary: the groups), of which that of a key frame holds the heads of its whole group (see `heads.py`); elsewhere the
+packets.
 
 The JSON (schema 1; later versions may add keys, never change what these mean):
     schema, type, version   1, "report", and the sdvideo that wrote it
