@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ def ends_soon(line: str) -> Iterator[None]:
 
     def interrupted(*_: object) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending already
+        if _is_loading("torch"):  # whose C++ aborts where an exception comes through it
+            _end(line)
         patience = threading.Timer(_PATIENCE, _end, [line])
         patience.daemon = True
         patience.start()
@@ -43,6 +46,11 @@ def ends_soon(line: str) -> Iterator[None]:
         _end(line)
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _is_loading(module: str) -> bool:
+    """Is it being imported just now?"""
+    return getattr(getattr(sys.modules.get(module), "__spec__", None), "_initializing", False)
 
 
 def _end(line: str) -> None:

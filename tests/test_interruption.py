@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -260,3 +261,18 @@ def test_results_that_nobody_reads_end_a_batch(source, tmp_path):
     process.stdout.close()
     assert (process.stderr.read(), process.wait(300)) == (b"", 1)
     assert names(tmp_path) == ["clip.sdv"]
+
+
+def test_no_exception_goes_through_torch_while_it_is_loaded(tmp_path):
+    """Its C++ would abort, now and then: this stands in for it."""
+    lines = (
+        "import os, signal",
+        "try: os.kill(os.getpid(), signal.SIGINT)",
+        "except KeyboardInterrupt: print('through')",
+    )
+    (tmp_path / "torch.py").write_text("\n".join(lines))
+    script = "from sdvideo.interruption import ends_soon\nwith ends_soon('interrupted'):\n    import torch\n"
+    path = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[1])))
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "interrupted")
