@@ -29,6 +29,8 @@ from sdvideo.picture import Picture
 # Preset (1 codes as 3, 7 as 6 does), mini-GOPs of 2**this - 1, and whether the pictures are taken for drawn.
 WAYS = [(preset, levels, drawn) for drawn in (0, 1) for preset in (3, 6) for levels in (4, 5)]
 SIDE = 64
+QUALITIES = (0, 5, 10, 15, 20, 25, 30, 40, 50, 60)
+PRESETS = ("fast", "balanced", "balanced")
 
 
 def pictures(count: int) -> list[Picture]:
@@ -48,10 +50,6 @@ def beginning(header: bytes, payload: bytes) -> bytes:
     if payload[0] & 0b0110_0000 == 0:  # a key frame
         return header + payload[:2]
     return header + payload[:6]
-
-
-QUALITIES = (0, 5, 10, 15, 20, 25, 30, 40, 50, 60)
-PRESETS = ("fast", "balanced", "balanced")
 
 
 def find_plans() -> None:
