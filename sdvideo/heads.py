@@ -52,6 +52,8 @@ Experts
         weight += (vote * (4096 * bit - squash(d)) * PACE + 32768) >> 16
     squash(d) = 4096 / (1 + exp(-d / 256)), with straight lines between the values of SQUASH, which are 128 apart;
     stretch(p) is the least d whose squash(d) is at least p. >> rounds down, here and below.
+    Where a unit begins and there are probabilities for more than MOST_KNOWN values, they and the weights are as at
+    first again.
 
 Arithmetic coder
     It narrows low..high, at first 0..2^32 - 1. With middle = low + ((high - low) * squash(d) >> 12) a one leaves
@@ -82,6 +84,7 @@ MOST_OBUS = 16  # in a unit; SVT-AV1 makes 7
 PLANS = Path(__file__).parent / "weights" / "plans.bin"
 PRIORS = Path(__file__).parent / "weights" / "priors.bin"
 PRIOR_COUNT = 4
+MOST_KNOWN = 2**17  # some 20 MB; PRIORS has 24,257, and 100 pictures add about 1,500
 LONGEST_PLAN = 161  # pictures
 SQUASH = (
     1, 2, 4, 6, 10, 17, 27, 45, 74, 120, 194, 311, 488, 747, 1102, 1546, 2048,
@@ -107,7 +110,7 @@ def pack_units(units: Sequence[bytes]) -> tuple[bytes, ...]:
 
     Raises SinkError where one of them has no OBU, or more than MOST_OBUS.
     """
-    plan, coded, rests = _taken(units, _experts(_priors()))
+    plan, coded, rests = _taken(units)
     start = bytearray()
     put_varint(start, plan)
     put_varint(start, len(coded))
@@ -122,14 +125,14 @@ def learned(groups: Iterable[Sequence[bytes]]) -> dict[int, tuple[int, int]]:
     return experts
 
 
-def _taken(units: Sequence[bytes], experts: Experts) -> tuple[int, bytes, list[bytes]]:
+def _taken(units: Sequence[bytes], experts: Experts | None = None) -> tuple[int, bytes, list[bytes]]:
     """The plan of a group, its coded heads, and the rest of each unit."""
     rows = [obus(unit) for unit in units]
     if not all(1 <= len(row) <= MOST_OBUS for row in rows):
         raise SinkError(f"SVT-AV1 gave a unit of none or more than {MOST_OBUS} OBUs")
     plan = _closest_plan(rows)
     writer = _Writer()
-    heads = _Heads(writer, _plans()[plan], experts)
+    heads = _Heads(writer, plan, experts)
     rests = [heads.take(row) for row in rows]
     return plan, writer.finish(), rests
 
@@ -150,7 +153,7 @@ class Unpacker:
             size, at = take_varint(data, at)
             if plan >= len(_plans()) or size > len(data) - at:
                 raise DamagedError("the heads of its AV1 data are cut off")
-            self._heads = _Heads(_Reader(data[at : at + size]), _plans()[plan], _experts(_priors()))
+            self._heads = _Heads(_Reader(data[at : at + size]), plan)
             data = data[at + size :]
         if self._heads is None:
             raise DamagedError("a group does not begin with a key frame")
@@ -266,22 +269,30 @@ def _closest_plan(rows: Sequence[Sequence[tuple[bytes, bytes]]]) -> int:
 class _Heads:
     """Takes the heads from the units of a group, one after the other, with a _Writer; gives them back with a _Reader.
 
-    plan: how its OBUs are expected to begin; experts: what they know, and learn.
+    plan: its number; experts: what they know and learn for good; if not given, that is what PRIORS say and this group
+    teaches.
     """
 
-    def __init__(self, coder: _Writer | _Reader, plan: Sequence[bytes], experts: Experts):
-        self._code, self._plan, self._experts = coder.bit, iter(plan), experts
+    def __init__(self, coder: _Writer | _Reader, plan: int, experts: Experts | None = None):
+        self._code, self._plan = coder.bit, iter(_plans()[plan])
+        self._experts, self._forgetful = experts, experts is None
         self._weights: dict[int, list[int]] = {}
         self._earlier: dict[int, int] = {}  # the bits of the last OBU of each kind
 
+    def _begin(self) -> None:
+        if self._forgetful and (self._experts is None or len(self._experts) > MOST_KNOWN):
+            self._experts, self._weights = _experts(_priors()), {}
+
     def take(self, row: Sequence[tuple[bytes, bytes]]) -> bytes:
         """Code the heads of a unit's OBUs, see obus; gives the unit's rest."""
+        self._begin()
         for number, obu in enumerate(row):
             self._obu(number, *obu)
         return b"".join(payload[HEAD:] for _, payload in row)
 
     def give_back(self, rest: bytes) -> Iterator[bytes]:
         """The OBUs of a unit, with their sizes. Raises DamagedError where its rest is not as long as they say."""
+        self._begin()
         for number in range(MOST_OBUS):
             header, head, size = self._obu(number)
             if size is None:

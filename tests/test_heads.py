@@ -74,6 +74,15 @@ def test_long_groups_come_back(units):
     assert len(units * 5) > LONGEST_PLAN
 
 
+def test_what_is_learned_of_a_group_is_forgotten_where_it_is_too_much():
+    """53 kB of heads, none like another, taught a million values, 200 bytes of memory each."""
+    rng = random.Random(3)
+    made = [b"".join(obu(15, rng.randbytes(20)) for _ in range(heads.MOST_OBUS)) for _ in range(50)]
+    data = pack_units(made)
+    assert unpacked(data) == made
+    assert hashlib.sha256(b"".join(data)).hexdigest()[:16] == "967b287f76ba743e"
+
+
 def test_units_without_or_with_too_many_obus_are_not_packed():
     for unit in (b"", b"\x12\x00", obu(15, b"") * (heads.MOST_OBUS + 1)):
         with pytest.raises(SinkError):
