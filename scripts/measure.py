@@ -301,7 +301,7 @@ def write_loop(clip: Clip, seconds: float) -> Path:
     step = max(1, round(1 / rate / info.time_base))
     pictures = [frame.picture for frame in clip.frames()]
     order = [*pictures, *pictures[-2:0:-1]]
-    with open_sink(path, info, crf=10, preset="ultrafast") as sink:
+    with open_sink(path, info, crf=10) as sink:
         for number in range(round(seconds * rate)):
             sink.write(Frame(number * step, step, order[number % len(order)]))
     return path

@@ -389,8 +389,8 @@ def frame_at(pts: int, width: int = 96) -> Frame:
 
 
 def test_settings_and_tracks_that_make_no_sense(tmp_path: Path) -> None:
-    with pytest.raises(SinkError, match=r"preset|Invalid"):
-        open_sink(tmp_path / "out.mp4", INFO, preset="sideways")
+    with pytest.raises(SinkError, match=r"Invalid|out of range"):
+        open_sink(tmp_path / "out.mp4", INFO, crf=-2)
     (tmp_path / "tracks.mp4").write_bytes(b"nothing")
     with pytest.raises(SinkError, match="tracks cannot be read"):
         open_sink(tmp_path / "out.mp4", INFO, track_files=[tmp_path / "tracks.mp4"])
