@@ -96,8 +96,9 @@ class ChunkFile:
 
     def read(self, offset: int, size: int) -> bytes:
         """The bytes from `offset`, fewer than `size` at the end of the file."""
+        offset = min(offset, self.size)  # no system goes to every offset that a file may name
         self._file.seek(offset)
-        return self._file.read(min(size, max(self.size - offset, 0)))
+        return self._file.read(min(size, self.size - offset))
 
     def head(self, offset: int) -> Chunk | None:
         """What the eight bytes at `offset` say, if they can be the head of a chunk; it may end too far."""

@@ -395,6 +395,7 @@ HOSTILE = {
         (b"indx", index_of(*[(0, 1, 65535, 0, 65535)] * 10_000)), (b"ENDS", struct.pack("<QIIQ", 2**63, 2**31, 0, 0))
     ),
     "an index of huge groups": plain_with((b"indx", index_of(*[(0, 2**28, 65535, 0, 2**40)] * 5000))),
+    "an index of a group at 2^53": plain_with((b"indx", index_of((2**53, 27, 1, 0, 1)))),
     "an end of 2^64 frames": plain_with((b"GRUP", one_frame(0)), (b"ENDS", struct.pack("<QIIQ", 2**64 - 1, 1, 0, 0))),
     "a piece at 2^64": plain_with((b"TRAK", struct.pack("<BQ", 0, 2**64 - 1) + b"x")),
     "pieces far apart": plain_with(
