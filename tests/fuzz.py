@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import logging
 import os
@@ -33,6 +34,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from io import BytesIO
+
 from pathlib import Path
 
 import numpy as np
@@ -437,7 +439,7 @@ def limit_memory(more: int) -> None:
     """From now on the process may take so many bytes more than it has; beyond, a MemoryError is a finding."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + more
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 class ParseSurface:
@@ -635,7 +637,7 @@ def run_guided(executions: int, seed: int, out: Path) -> None:
         corpus.mkdir(exist_ok=True)
         for number, data in enumerate(look.seeds):
             (corpus / f"seed{number}").write_bytes(data)
-        limit_memory(look.memory)
+        runs = itertools.count()
 
         def mutate(data: bytes, largest: int, seed: int) -> bytes:
             if seed % 3:
@@ -643,6 +645,8 @@ def run_guided(executions: int, seed: int, out: Path) -> None:
             return Parts.of(atheris.Mutate(data, largest)).join()[:largest]
 
         def one(data: bytes) -> None:
+            if next(runs) % 1000 == 0:  # what libFuzzer keeps grows and grows
+                limit_memory(look.memory)
             with guard.watching():
                 look(data)
 
