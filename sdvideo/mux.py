@@ -40,8 +40,8 @@ log = logging.getLogger("sdvideo")
 _FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".y4m": "y4m"}
 # Those that hold one picture; the values are Pillow's names.
 _STILLS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-# A quarter of the time of "veryfast" at CRF 16, on which two cores would spend up to a fifth of theirs, with its worst frames
-# 1.7 to 3.3 dB better and 7 to 100 % more bytes (four decoded clips); lossless 11 to 16 % more.
+# A quarter of the time of "veryfast" at CRF 16, on which two cores would spend up to a fifth of theirs, with its worst
+# frames 1.7 to 3.3 dB better and 7 to 100 % more bytes (four decoded clips); lossless 11 to 16 % more.
 _PRESET, _CRF = "ultrafast", 12
 _DELIMITER = b"\x12\x00"  # the OBU that begins a temporal unit of AV1
 # MP4 has 32 bits for a picture's duration: finer clocks than this are rounded to microseconds.

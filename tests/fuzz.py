@@ -34,7 +34,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from io import BytesIO
-
 from pathlib import Path
 
 import numpy as np
