@@ -30,8 +30,11 @@ def is_batch(inputs: Sequence[str]) -> bool:
 def gather(inputs: Sequence[str], suffixes: frozenset[str]) -> list[str]:
     """The files in the order of the inputs, a folder's by name; only those with the suffixes, none that is hidden.
 
-    Folders in folders are left alone. Raises SourceError for a folder with nothing to take or that cannot be read.
+    Folders in folders are left alone. Raises SourceError for a folder with nothing to take or that cannot be read,
+    SettingError for an empty name, which would be the folder one is in.
     """
+    if "" in inputs:
+        raise SettingError("an input has an empty name")
     return [source for one in inputs for source in (_inside(one, suffixes) if Path(one).is_dir() else [one])]
 
 

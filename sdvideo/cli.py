@@ -1,6 +1,7 @@
 """The command line: parses, calls, and turns errors into one line and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 damaged or unsupported file, 4 output exists, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 usage, 3 damaged or unsupported file, 4 output exists, 130 interrupted,
+143 terminated.
 """
 
 from __future__ import annotations
@@ -155,6 +156,8 @@ Done = tuple[str, dict]  # what became of an input: "OUT: in words", and as JSON
 def _sources(inputs: list[str], suffixes: frozenset[str], many: bool, output: str | None, suffix: str) -> list[str]:
     """The files to work on, when what can be refused at once has been."""
     sources = gather(inputs, suffixes)
+    if output == "":
+        raise SettingError("-o is empty; name a file or a folder")
     if many:
         check_places(sources, output, suffix)
     if output not in (None, "-") and is_folder(output):
@@ -318,8 +321,8 @@ def encode(
 
     many = is_batch(inputs)
     sources = _sources(inputs, VIDEOS | PICTURES, many, output, ".sdv")
-    # Of many, those that were done before an interruption are there when the call goes on.
-    _each("encode", "Encoding", sources, many, work, no or (many and resume and not yes), json)
+    # What was done before an interruption is there when the call goes on.
+    _each("encode", "Encoding", sources, many, work, no or (resume and not yes), json)
 
 
 @app.command(epilog="Example: sdvideo decode clip.sdv    clip.sdv -> clip.decoded.mp4")

@@ -8,6 +8,8 @@ import sys
 import time
 from fractions import Fraction
 
+from .errors import SinkError
+
 log = logging.getLogger("sdvideo")
 
 SCHEMA = 1
@@ -38,8 +40,11 @@ def say(line: str) -> None:
 
 
 def put(line: str) -> None:
-    """A line of a result. Flushed, so that whoever reads the pipe sees it at once."""
-    print(line, flush=True)
+    """A line of a result. Flushed, so that whoever reads the pipe sees it at once. Raises SinkError."""
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        raise SinkError(f"standard output: {error.strerror or error}") from error
 
 
 def put_json(type: str, **fields: object) -> None:

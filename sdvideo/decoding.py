@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -22,10 +22,12 @@ from .container import Damage
 from .errors import DamagedError, FormatError, ModelError, SettingError
 from .mux import open_copy, open_sink
 from .output import check_output, placed, whole_file
+from .picture import Frame
 from .reading import VideoReader
 
 log = logging.getLogger("sdvideo")
 
+_HINT = "(decode what is left with --tolerant)"
 _NAMED = 8  # ranges of concealed frames that are told one by one
 
 
@@ -94,6 +96,8 @@ def decode(
             )
         )
         frames = stack.enter_context(ahead(video))
+        if not tolerant:
+            frames = _hinting(frames)
         for done, frame in enumerate(frames, 1):
             sink.write(frame)
             progress(done, len(video), 0)
@@ -107,7 +111,14 @@ def decode(
 def _require_whole(video: VideoReader, source: str | os.PathLike) -> None:
     if not video.complete:
         what = video.damage[0].what if video.damage else f"cut short after frame {len(video)}"
-        raise DamagedError(f"{source}: {what} (decode what is left with --tolerant)")
+        raise DamagedError(f"{source}: {what} {_HINT}")
+
+
+def _hinting(frames: Iterable[Frame]) -> Iterator[Frame]:
+    try:
+        yield from frames
+    except DamagedError as error:
+        raise DamagedError(f"{error} {_HINT}") from error
 
 
 def _made_up(video: VideoReader, source: str | os.PathLike) -> str:

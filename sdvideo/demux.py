@@ -191,6 +191,10 @@ class Source:
                     found[time - begin] = size + packet.size, key or packet.is_keyframe
         return found
 
+    @property
+    def _unless_late(self) -> str:
+        return "" if self.seekable else " (or is an MP4 with its index at the end, which a pipe cannot carry)"
+
     # --- opening --------------------------------------------------------------------------------------------
 
     def _open_container(self) -> av.container.InputContainer:
@@ -203,8 +207,7 @@ class Source:
                 file = f"file:{self._name}"
             container = av.open(file, metadata_errors="replace")
         except av.InvalidDataError as exc:
-            hint = "" if self.seekable else " (or an MP4 with its index at the end, which a pipe cannot carry)"
-            raise SourceError(f"{self._name}: not a video{hint}") from exc
+            raise SourceError(f"{self._name}: not a video{self._unless_late}") from exc
         except (av.FFmpegError, OSError) as exc:
             raise SourceError(f"{self._name}: {reason(exc)}") from exc
         if container.format.name == "tty":  # FFmpeg would paint any .txt file as a terminal
@@ -262,7 +265,7 @@ class Source:
     def _first_frame(self) -> av.VideoFrame:
         frame = next(self._decoded, None)
         if frame is None:
-            raise SourceError(f"{self._name}: has no decodable picture")
+            raise SourceError(f"{self._name}: has no decodable picture{self._unless_late}")
         # WebM has transparency in a stream of its own, which the decoder of the colours does not see.
         transparent = self._video.metadata.get("alpha_mode") == "1"
         for line in colour.losses(frame, transparent):

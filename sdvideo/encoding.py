@@ -7,6 +7,7 @@ base av1:   demux -> shots -> scale -> seam -> AV1 -> container
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import deque
@@ -38,10 +39,13 @@ from .svt import Progress as CodedSoFar
 if TYPE_CHECKING:  # torch takes seconds
     from .loop import FrameEncoder
 
+log = logging.getLogger("sdvideo")
+
 _PIECE = 1 << 20
 # Frames of a group where nobody chose. Of AV1 a key frame and ten of SVT-AV1's mini-GOPs of 16, if the pictures fit
 # into so many bytes: at half that length a video takes some 15 % more bits. With latent deltas it makes no difference.
 _BASE_KEYINT, _GROUP_ROOM, _LATENT_KEYINT = 161, 400_000_000, 64
+_FAR = 0.1  # from the bits that were asked for, to be told
 _ROOM = 600_000_000  # bytes for the pictures of the groups in work
 Progress = Callable[[int, "int | None", int, "Fraction | None"], None]
 
@@ -90,6 +94,8 @@ def encode(
             if not video.seekable:
                 store.write_tracks(video.track_files())
             store.finish()
+        if bits is not None and abs(8 * store.video_size - bits) > _FAR * bits:
+            log.warning("%s: the video takes %d bytes instead of %d", path, store.video_size, max(0, bits) // 8)
     return EncodeResult(path, store.frames, store.groups, path.stat().st_size, time.monotonic() - begin)
 
 
@@ -276,9 +282,12 @@ class _Store:
         self.video_size = 0
         self._track_bytes: tuple[int, ...] = ()
         self.groups = 0
-        if resume and part.exists() and self._same(part, header):
+        if resume and self._same(part, header):
             self._writer, self.frames, self._track_bytes = Writer.resume(part)
+            log.info("going on after frame %d", self.frames - 1)
         else:
+            if resume and part.stat().st_size:
+                log.warning("what an interrupted call left is of another input or other settings: beginning anew")
             self._writer, self.frames = Writer(part.open("wb"), header), 0
 
     def _same(self, part: Path, header: Header) -> bool:

@@ -84,6 +84,8 @@ def open_sink(
     if info.icc:
         log.warning("the colour profile of the picture has no place in a video: it is left out")
     if kind == "y4m":
+        if crf is not None:
+            raise SettingError("crf is of H.264, which a .y4m does not hold; leave it out")
         return _RawSink(path, info)
     quality = {"qp": "0"} if lossless else {"crf": str(_CRF if crf is None else crf)}
     return _EncodedSink(path, info, kind, track_files, options={"preset": _PRESET, **quality})
@@ -103,7 +105,7 @@ def open_copy(
     """
     kind = _choose_format(path, format)
     if kind in ("y4m", *_STILLS.values()):
-        raise SinkError(f"{os.fspath(path)}: {kind} does not hold AV1; .mp4 and .mkv do")
+        raise SinkError(f"{kind} does not hold AV1; .mp4 and .mkv do")
     return CopySink(path, info, kind, track_files, first)
 
 
@@ -413,7 +415,7 @@ class _WriteOnly:
 
 def _choose_format(path: str | os.PathLike | BinaryIO, format: str | None) -> str:
     if format is not None:
-        suffix = "." + format
+        suffix = f".{format}" if format else ""
     elif isinstance(path, (str, os.PathLike)) and os.fspath(path) != "-":
         suffix = Path(path).suffix.lower()
     else:

@@ -53,6 +53,8 @@ def check_output(path: Path, source: str | os.PathLike, overwrite: bool) -> None
         raise SettingError(f"{path} is the input itself; name another output")
     if path.is_dir():
         raise SinkError(f"{path} is a folder")
+    if path.exists() and not path.is_file():
+        raise SinkError(f"{path} is no regular file, and a file is made whole before it gets its name")
     if path.exists() and not overwrite:
         raise OutputExists(f"{path} exists; -y writes over it, -n leaves it")
     if not path.parent.is_dir():
@@ -60,7 +62,8 @@ def check_output(path: Path, source: str | os.PathLike, overwrite: bool) -> None
 
 
 def part_of(path: Path) -> Path:
-    """Where a file is while it is not whole: hidden, beside its final place."""
+    """Where a file is while it is not whole: hidden, beside its final place, which is where a link leads."""
+    path = Path(os.path.realpath(path))
     return path.with_name(f".{path.name}.part")
 
 
@@ -81,12 +84,13 @@ def whole_file(path: Path, *, keep_interrupted: bool = False) -> Iterator[Path]:
         yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(part, path)
+        os.replace(part, os.path.realpath(path))
     except BaseException as error:
         if not (keep_interrupted and isinstance(error, KeyboardInterrupt)):
             remove()
         if isinstance(error, OSError):
-            raise SinkError(f"{path}: {error.strerror or error}") from error
+            other = error.filename not in (None, str(part))  # not every file that is missing is this one
+            raise SinkError(f"{error.filename if other else path}: {error.strerror or error}") from error
         raise
     finally:
         atexit.unregister(remove)

@@ -25,7 +25,7 @@ from .memory import give_back
 from .models import add_denoiser, load_model, load_restorer
 from .picture import Frame, Picture, StreamInfo, grey
 from .scaling import scaled_size
-from .settings import DEFAULT_MODEL, DENOISE_STEPS
+from .settings import DEFAULT_MODEL, DENOISE_STEPS, DEVICES, check_choice
 from .survey import group_damage
 from .tracks import SUFFIXES, mend, readable
 
@@ -154,6 +154,7 @@ class VideoReader:
     ):
         if not 0 <= denoise <= DENOISE_STEPS:
             raise SettingError(f"denoise is {denoise}; it can be 0 to {DENOISE_STEPS}")
+        check_choice("device", device, DEVICES)
         self._reader, self._tolerant = Reader(path, tolerant=tolerant), tolerant
         if denoise and (self.base == "av1" or self._reader.header.model.name == DEFAULT_MODEL):
             self._reader.close()

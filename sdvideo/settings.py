@@ -56,13 +56,15 @@ class EncodeSettings:
         _within("quality", self.quality, 0, 100)
         _within("bitrate", self.bitrate, 100, 1e10)
         _within("size", self.size, 500, 1e13)
+        for name in ("keyint", "workers"):
+            if not isinstance(getattr(self, name), int | None):
+                raise SettingError(f"{name} is {getattr(self, name)}; it is a whole number")
         _within("keyint", self.keyint, 1, 65535)
         _within("workers", self.workers, 0, 64)
         for name, choices in (("preset", PRESETS), ("base", BASES), ("device", DEVICES), ("quantizer", QUANTIZERS)):
-            if getattr(self, name) not in choices:
-                raise SettingError(f"{name} is {getattr(self, name)!r}; it can be {', '.join(choices)}")
-        if self.scale is not None and self.scale not in SCALES:
-            raise SettingError(f"scale is {self.scale!r}; it can be {', '.join(SCALES)}")
+            check_choice(name, getattr(self, name), choices)
+        if self.scale is not None:
+            check_choice("scale", self.scale, SCALES)
         if self.base == "av1" and self.model != DEFAULT_MODEL:
             raise SettingError(f"model {self.model} has no part in base av1; it needs base none")
         if self.quantizer != "uniform":
@@ -70,6 +72,12 @@ class EncodeSettings:
                 raise SettingError(f"quantizer {self.quantizer} is for latents of diffusers models: name one as model")
             if given:
                 raise SettingError(f"{given[0]} has no meaning with quantizer {self.quantizer}, which has but one")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises SettingError for what is no choice."""
+    if value not in choices:
+        raise SettingError(f"{name} is {value!r}; it can be {', '.join(choices)}")
 
 
 def _within(name: str, value: float | None, low: float, high: float) -> None:

@@ -24,7 +24,8 @@ from conftest import Recipe, synthesise, write_clip
 import sdvideo
 from sdvideo import console
 from sdvideo.container import Reader, Writer
-from sdvideo.output import part_of
+from sdvideo.errors import SinkError
+from sdvideo.output import part_of, whole_file
 from sdvideo.vmaf import SCORES, find_ffmpeg
 
 COMMAND = [sys.executable, "-m", "sdvideo"]
@@ -203,7 +204,11 @@ def test_help_and_version_take_no_time():
         (("encode", "a.mp4", "--preset", "slow"), "preset is 'slow'"),
         (("encode", "a.mp4", "--base", "av2"), "base is 'av2'"),
         (("encode", "a.mp4", "--device", "abacus"), "device is 'abacus'"),
+        (("decode", "a.sdv", "--device", "abacus"), "device is 'abacus'"),
+        (("verify", __file__, "--device", "abacus"), "device is 'abacus'"),
         (("encode", "a.mp4", "--keyint", 0), "keyint is 0"),
+        (("encode", ""), "empty name"),
+        (("encode", "a.mp4", "-o", ""), "-o is empty"),
         (("encode", "a.mp4", "-y", "-n"), "-y and -n exclude each other"),
         (("encode", "a.mp4", "-o", "-"), "not to standard output"),
         (("decode", "a.sdv", "--lossless", "--crf", 20), "--lossless and --crf exclude each other"),
@@ -269,6 +274,9 @@ def test_outputs_that_exist(clips, coded, tmp_path):
     assert target.read_bytes() == b"precious"
     run("encode", source, "-o", target, "-y")
     assert target.read_bytes()[1:4] == b"SDV"
+    done = target.read_bytes()
+    assert b"left out" in run("encode", source, "-o", target, "--resume").stderr
+    assert target.read_bytes() == done
     video = tmp_path / "there.mp4"
     video.write_bytes(b"precious")
     assert "exists" in error("decode", coded, "-o", video, code=4)
@@ -286,6 +294,43 @@ def test_the_input_is_never_the_output(clips, coded, tmp_path):
     assert "input itself" in error("report", source, coded, "--json", source, code=2)
     assert source.read_bytes() == before
     assert "input itself" in error("decode", coded, "-o", coded, "-y", code=2)
+
+
+def test_outputs_that_are_no_files(clips, coded, tmp_path):
+    """What is behind a link is written; a pipe or a device does not become a file."""
+    link, real = tmp_path / "link.csv", tmp_path / "real.csv"
+    real.write_text("old")
+    link.symlink_to(real)
+    run("report", clips["cfr"].path, coded, "--csv", link)
+    assert link.is_symlink() and real.read_text().startswith("frame,")
+    pipe = tmp_path / "pipe.mp4"
+    os.mkfifo(pipe)
+    assert "no regular file" in error("decode", coded, "-o", pipe, "-y", code=1)
+    assert "no regular file" in error("report", clips["cfr"].path, coded, "--csv", pipe, code=1)
+    assert pipe.is_fifo() and len(list(tmp_path.iterdir())) == 3
+
+
+def test_another_file_that_is_missing_is_the_one_that_is_named(tmp_path):
+    with pytest.raises(SinkError, match="nowhere: No such file"), whole_file(tmp_path / "a.sdv"):
+        (tmp_path / "nowhere").read_bytes()
+
+
+def test_a_size_that_is_missed_is_told(clips, tmp_path):
+    told = run("encode", clips["cfr"].path, "-o", tmp_path / "a.sdv", "--size", "10M", "--preset", "fast").stderr
+    assert b"Warning: " in told and b" bytes instead of " in told
+
+
+def test_settings_that_mean_nothing_are_refused_from_python_too(clips, coded, tmp_path):
+    with pytest.raises(sdvideo.SettingError, match="keyint is 2.5"):
+        sdvideo.encode(clips["cfr"].path, tmp_path / "a.sdv", keyint=2.5)
+    with pytest.raises(sdvideo.SettingError, match="crf is of H.264"):
+        sdvideo.decode(coded, tmp_path / "a.y4m", crf=20)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_mp4_that_a_pipe_cannot_carry(clips, tmp_path):
+    said = run("encode", "-", "-o", tmp_path / "a.sdv", input=clips["cfr"].path.read_bytes(), code=1).stderr
+    assert b"index at the end" in said
 
 
 # --- damage -------------------------------------------------------------------------------------------------
@@ -311,7 +356,8 @@ def test_a_changed_byte(coded, tmp_path):
     data[entry.offset + 40] ^= 1
     broken = tmp_path / "broken.sdv"
     broken.write_bytes(data)
-    assert "group 2 (frames 8 to 11" in error("decode", broken, "-o", tmp_path / "a.mp4", code=3)
+    line = error("decode", broken, "-o", tmp_path / "a.mp4", code=3)
+    assert "group 2 (frames 8 to 11" in line and "--tolerant" in line
     assert list(tmp_path.iterdir()) == [broken]
     *damage, verdict = objects(run("verify", broken, "--json", code=3))
     assert (damage[0]["type"], damage[0]["offset"]) == ("damage", entry.offset)
@@ -328,10 +374,10 @@ def test_a_full_disk(clips, coded, tmp_path):
     error("decode", coded, "-o", tmp_path / "a.y4m", "--quiet", code=1, preexec_fn=limit)
     assert list(tmp_path.iterdir()) == []
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [*COMMAND, "decode", str(coded), "-o", "-"], stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT
-        )
-    assert done.returncode == 1 and done.stderr.startswith(b"Error: ") and done.stderr.count(b"\n") == 1
+        for call in (("decode", str(coded), "-o", "-"), ("info", str(coded))):
+            done = subprocess.run([*COMMAND, *call], stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT)
+            assert done.returncode == 1 and done.stderr.count(b"\n") == 1
+            assert done.stderr.startswith(b"Error: standard output: No space left")
 
 
 def test_a_reader_that_leaves(coded):
@@ -367,7 +413,7 @@ def test_interrupted_and_resumed(tmp_path):
     with Reader(part) as reader:
         assert 0 < reader.frame_count < 150
 
-    run(*command, "--resume")
+    assert b"going on after frame" in run(*command, "--resume").stderr
     run("encode", source, "-o", whole, "--keyint", 3)
     assert target.read_bytes() == whole.read_bytes()
     assert not part.exists()

@@ -140,12 +140,12 @@ def work_of(process: subprocess.Popen) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def interrupt(process: subprocess.Popen) -> str:
+def interrupt(process: subprocess.Popen, by: signal.Signals = signal.SIGINT) -> str:
     """Interrupt it; it must end with one line, 2 s later, on a busy machine with no more work than 2 s of two cores."""
     before, others = work_of(process), resource.getrusage(resource.RUSAGE_CHILDREN)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(by)
     begin = time.monotonic()
-    said = ended(process, 130)
+    said = ended(process, 128 + by)
     now = resource.getrusage(resource.RUSAGE_CHILDREN)
     work = now.ru_utime + now.ru_stime - others.ru_utime - others.ru_stime - before
     assert time.monotonic() - begin < 2 or work < 4
@@ -176,7 +176,7 @@ def test_interrupted_while_it_decodes(coded, tmp_path, base):
             assert wait and process.wait(60) == 0
             assert names(tmp_path) == ["a.mp4"]
             return
-        interrupt(process)
+        interrupt(process, signal.SIGTERM if wait else signal.SIGINT)
         assert names(tmp_path) == []
 
 
