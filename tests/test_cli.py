@@ -321,9 +321,9 @@ def test_a_size_that_is_missed_is_told(clips, tmp_path):
 
 
 def test_settings_that_mean_nothing_are_refused_from_python_too(clips, coded, tmp_path):
-    with pytest.raises(sdvideo.SettingError, match="keyint is 2.5"):
+    with pytest.raises(sdvideo.SettingError, match=r"keyint is 2\.5"):
         sdvideo.encode(clips["cfr"].path, tmp_path / "a.sdv", keyint=2.5)
-    with pytest.raises(sdvideo.SettingError, match="crf is of H.264"):
+    with pytest.raises(sdvideo.SettingError, match=r"crf is of H\.264"):
         sdvideo.decode(coded, tmp_path / "a.y4m", crf=20)
     assert list(tmp_path.iterdir()) == []
 
