@@ -189,13 +189,15 @@ def _each(
                 if json:
                     put_json("skipped", source=source)
                 continue
-            if not many or _is_closed_pipe(error) or os.environ.get("SDVIDEO_DEBUG") == "1":
+            if _is_closed_pipe(error) or os.environ.get("SDVIDEO_DEBUG") == "1":
                 raise
             why = " ".join(_words(error).split()).removeprefix(f"{source}: ")
-            failed.append(f"{source}: {why}")
-            say(f"{failed[-1]}; going on")
             if json:
                 put_json("failed", source=source, error=why, exit_code=_exit_code(error))
+            if not many:
+                raise
+            failed.append(f"{source}: {why}")
+            say(f"{failed[-1]}; going on")
             continue
         say(f"{source} -> {done}")
         if json:
@@ -316,7 +318,7 @@ def encode(
         from . import encoding
 
         result = encoding.encode(source, output, overwrite=yes, resume=resume, progress=progress, **asdict(settings))
-        done = f"{_frames(result.frames)}, {result.bytes:,} bytes in {clock(result.seconds)}"
+        done = f"{_counted(result.frames, 'frame')}, {result.bytes:,} bytes in {clock(result.seconds)}"
         return f"{result.path}: {done}", asdict(result) | {"path": str(result.path)}
 
     many = is_batch(inputs)
@@ -393,7 +395,7 @@ def decode(
             options |= {"lossless": lossless, "model": model, "device": device, "crf": crf}
             options |= {"tolerant": tolerant, "denoise": denoise or 0, "denoiser": denoiser}
             result = decoding.decode(source, output, **options)
-        done = f"{_frames(result.frames)} in {clock(result.seconds)}"
+        done = f"{_counted(result.frames, 'frame')} in {clock(result.seconds)}"
         return f"{result.path or 'standard output'}: {done}", asdict(result) | {"path": str(result.path)}
 
     many = is_batch(inputs)
@@ -525,7 +527,8 @@ def _put_facts(facts: dict) -> None:
         put(f"picture   {_of_pixels(facts['video_bytes'], **facts)}")
     else:
         put(f"video     {facts['width']}x{facts['height']}, {f'{rate:g} fps' if rate else 'unknown rate'}")
-        put(f"length    {_frames(facts['frames'])}, {clock(facts['seconds'])}, {facts['groups']:,} groups")
+        groups = _counted(facts["groups"], "group")
+        put(f"length    {_counted(facts['frames'], 'frame')}, {clock(facts['seconds'])}, {groups}")
         put(f"bit rate  {f'{bits:.1f} kbit/s' if bits else 'unknown'} ({facts['video_bytes']:,} bytes of video)")
     if icc := facts["colour"]["icc_bytes"]:
         put(f"colour    a profile of {icc:,} bytes")
@@ -558,8 +561,8 @@ def verify(
         raise typer.Exit(3)
 
 
-def _frames(count: int) -> str:
-    return "1 frame" if count == 1 else f"{count:,} frames"
+def _counted(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'s' * (count != 1)}"
 
 
 def _of_pixels(size: int, *, width: int, height: int, **_: object) -> str:

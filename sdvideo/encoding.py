@@ -23,6 +23,7 @@ from . import __version__
 from .ahead import ahead, side_by_side
 from .allocation import OneLevel, TargetBits, draft_at, level_of, share_of_error
 from .base import Base, BaseDecoder, Filter, decodable, decode_draft, unpack_step
+from .batch import PICTURES, VIDEOS
 from .container import KEY, CodedFrame, Group, Header, Reader, Writer
 from .demux import Source, open_source
 from .errors import FormatError, SettingError
@@ -81,6 +82,8 @@ def encode(
     chosen = EncodeSettings(**settings)
     path = placed(destination, source, ".sdv")
     check_output(path, source, overwrite)
+    if path.suffix.lower() in VIDEOS | PICTURES:
+        raise SettingError(f"what is encoded is an .sdv; {path} would be taken for something else")
     with open_source(source) as video, whole_file(path, keep_interrupted=True) as part:
         total = video.count_frames()
         way = _WAYS[chosen.base](video.info, chosen, total)

@@ -209,6 +209,7 @@ def test_help_and_version_take_no_time():
         (("encode", "a.mp4", "--keyint", 0), "keyint is 0"),
         (("encode", ""), "empty name"),
         (("encode", "a.mp4", "-o", ""), "-o is empty"),
+        (("encode", "a.mp4", "-o", "b.mp4"), "b.mp4 would be taken"),
         (("encode", "a.mp4", "-y", "-n"), "-y and -n exclude each other"),
         (("encode", "a.mp4", "-o", "-"), "not to standard output"),
         (("decode", "a.sdv", "--lossless", "--crf", 20), "--lossless and --crf exclude each other"),
@@ -234,6 +235,8 @@ def test_wrong_inputs(tmp_path):
     assert "not a video" in error("encode", text, code=1)
     assert "no video stream" in error("encode", sound, code=1)
     assert "not an .sdv" in error("decode", text, code=3)
+    (failed,) = objects(run("decode", text, "--json", code=3))
+    assert (failed["type"], failed["source"], failed["exit_code"]) == ("failed", str(text), 3)
     assert "not an .sdv" in error("info", text, code=3)
     assert "No such file" in error("info", tmp_path / "none.sdv", code=1)
     assert "no folder" in error("encode", text, "-o", tmp_path / "none" / "a.sdv", code=1)
