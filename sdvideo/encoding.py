@@ -287,10 +287,10 @@ class _Store:
         self.groups = 0
         if resume and self._same(part, header):
             self._writer, self.frames, self._track_bytes = Writer.resume(part)
-            log.info("going on after frame %d", self.frames - 1)
+            log.info("going on after %d frames", self.frames)
         else:
             if resume and part.stat().st_size:
-                log.warning("what an interrupted call left is of another input or other settings: beginning anew")
+                log.warning("what an interrupted call left does not fit this input and these settings: beginning anew")
             self._writer, self.frames = Writer(part.open("wb"), header), 0
 
     def _same(self, part: Path, header: Header) -> bool:

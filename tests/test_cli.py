@@ -416,7 +416,7 @@ def test_interrupted_and_resumed(tmp_path):
     with Reader(part) as reader:
         assert 0 < reader.frame_count < 150
 
-    assert b"going on after frame" in run(*command, "--resume").stderr
+    assert b"going on after " in run(*command, "--resume").stderr
     run("encode", source, "-o", whole, "--keyint", 3)
     assert target.read_bytes() == whole.read_bytes()
     assert not part.exists()
