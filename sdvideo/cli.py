@@ -353,7 +353,7 @@ def decode(
     ] = False,
     lossless: Annotated[bool, typer.Option("--lossless", help="Store every decoded sample as it is.")] = False,
     crf: Annotated[
-        int | None, typer.Option(metavar="N", help="Quality of the H.264, 0 (best) to 51; 12 if not given.")
+        int | None, typer.Option(metavar="N", help="Quality of the H.264, 0 (best) to 51; 8 if not given.")
     ] = None,
     model: Model = None,
     denoise: Annotated[

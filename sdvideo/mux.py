@@ -40,9 +40,9 @@ log = logging.getLogger("sdvideo")
 _FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".y4m": "y4m"}
 # Those that hold one picture; the values are Pillow's names.
 _STILLS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-# A quarter of the time of "veryfast" at CRF 16, on which two cores would spend up to a fifth of theirs, with its worst
-# frames 1.7 to 3.3 dB better and 7 to 100 % more bytes (four decoded clips); lossless 11 to 16 % more.
-_PRESET, _CRF = "ultrafast", 12
+# A third of the time of "veryfast" at CRF 16, on which two cores would spend up to a fifth of theirs, 2.3 to 3.1 dB
+# nearer to what was decoded, its worst frames 3.7 to 5.9; 1.4 to 3.3 times the bytes (four clips), lossless 1.1 to 1.2.
+_PRESET, _CRF = "ultrafast", 8
 _DELIMITER = b"\x12\x00"  # the OBU that begins a temporal unit of AV1
 # MP4 has 32 bits for a picture's duration: finer clocks than this are rounded to microseconds.
 _FINEST_CLOCK = 100_000_000
@@ -69,7 +69,7 @@ def open_sink(
             standard output and, like an open binary file, gets fragmented MP4, which needs no seeking.
         info: size, time base, colour, chapters, metadata and tracks, as a Source describes them.
         track_files: what Source.track_files() returned.
-        crf, lossless: x264's, crf 12 if not given; lossless keeps every sample (of a .webp: every colour).
+        crf, lossless: x264's, crf 8 if not given; lossless keeps every sample (of a .webp: every colour).
         format: the suffix to go by, without its dot ("mp4", "mkv", "y4m" ...), where the name lacks it.
         frames: how many pictures will come, where that is known.
 
