@@ -8,7 +8,7 @@ import sys
 import time
 from fractions import Fraction
 
-from .errors import SinkError
+from .output import standard_output
 
 log = logging.getLogger("sdvideo")
 
@@ -40,11 +40,9 @@ def say(line: str) -> None:
 
 
 def put(line: str) -> None:
-    """A line of a result. Flushed, so that whoever reads the pipe sees it at once. Raises SinkError."""
-    try:
-        print(line, flush=True)
-    except OSError as error:
-        raise SinkError(f"standard output: {error.strerror or error}") from error
+    """A line of a result. Raises SinkError."""
+    with standard_output() as file:
+        print(line, file=file)
 
 
 def put_json(type: str, **fields: object) -> None:

@@ -84,8 +84,7 @@ def open_sink(
     if info.icc:
         log.warning("the colour profile of the picture has no place in a video: it is left out")
     if kind == "y4m":
-        if crf is not None:
-            raise SettingError("crf is of H.264, which a .y4m does not hold; leave it out")
+        _check_crf(kind, crf)
         return _RawSink(path, info)
     quality = {"qp": "0"} if lossless else {"crf": str(_CRF if crf is None else crf)}
     return _EncodedSink(path, info, kind, track_files, options={"preset": _PRESET, **quality})
@@ -426,11 +425,15 @@ def _choose_format(path: str | os.PathLike | BinaryIO, format: str | None) -> st
     return known[suffix]
 
 
+def _check_crf(kind: str, crf: int | None) -> None:
+    if crf is not None:
+        raise SettingError(f"crf is of H.264, which a {kind} does not hold; leave it out")
+
+
 def _check_still(kind: str, frames: int | None, crf: int | None, lossless: bool) -> None:
     if frames is not None and frames > 1:
         raise SettingError(f"a {kind} holds one picture, and there are {frames:,}: name an .mp4, .mkv, .mov or .y4m")
-    if crf is not None:
-        raise SettingError(f"crf is of H.264, which a {kind} does not hold; leave it out")
+    _check_crf(kind, crf)
     if lossless and kind == "jpeg":
         raise SettingError("a jpeg cannot be lossless; a .png is, and a .webp can be")
 

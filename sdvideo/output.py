@@ -5,11 +5,12 @@ from __future__ import annotations
 import atexit
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from .errors import OutputExists, SettingError, SinkError
 
@@ -59,6 +60,16 @@ def check_output(path: Path, source: str | os.PathLike, overwrite: bool) -> None
         raise OutputExists(f"{path} exists; -y writes over it, -n leaves it")
     if not path.parent.is_dir():
         raise SinkError(f"{path.parent} is no folder")
+
+
+@contextmanager
+def standard_output() -> Iterator[TextIO]:
+    """Standard output, for results; what is written is seen at once. Raises SinkError where it takes no more."""
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except OSError as error:
+        raise SinkError(f"standard output: {error.strerror or error}") from error
 
 
 def part_of(path: Path) -> Path:

@@ -32,7 +32,6 @@ import json as json_format
 import logging
 import math
 import os
-import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -47,7 +46,7 @@ from .ahead import ahead
 from .errors import SettingError
 from .fidelity import psnr, structure
 from .footage import Footage, Shown, footage, paired
-from .output import check_output, whole_file
+from .output import check_output, standard_output, whole_file
 from .page import Pair, write_page
 from .picture import Picture
 from .stability import Flicker, SourceMotion, flicker, key_frame_pop, source_motion, whole
@@ -321,7 +320,8 @@ def _rounded(value: float) -> float | None:
 @contextmanager
 def _text_file(target: str) -> Iterator[TextIO]:
     if target == "-":
-        yield sys.stdout
+        with standard_output() as file:
+            yield file
     else:
         with whole_file(Path(target)) as part, part.open("w", encoding="utf-8", newline="") as file:
             yield file

@@ -377,7 +377,8 @@ def test_a_full_disk(clips, coded, tmp_path):
     error("decode", coded, "-o", tmp_path / "a.y4m", "--quiet", code=1, preexec_fn=limit)
     assert list(tmp_path.iterdir()) == []
     with open("/dev/full", "wb") as full:
-        for call in (("decode", str(coded), "-o", "-"), ("info", str(coded))):
+        report = ("report", str(clips["cfr"].path), str(coded), "--csv", "-")
+        for call in (("decode", str(coded), "-o", "-"), ("info", str(coded)), report):
             done = subprocess.run([*COMMAND, *call], stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT)
             assert done.returncode == 1 and done.stderr.count(b"\n") == 1
             assert done.stderr.startswith(b"Error: standard output: No space left")
