@@ -59,7 +59,12 @@ def find_plans() -> None:
         params = f"crf=50:{GROUP_OPTIONS}:scm={drawn}:hierarchical-levels={levels}"
         for count in [LONGEST_PLAN, *range(1, LONGEST_PLAN)]:
             packets = svt.encode(shown[:count], {"preset": str(preset), "svtav1-params": params})
-            plans.append([beginning(*obu) for number in range(count) for obu in obus(packets[number])])
+            plan = [beginning(*obu) for number in range(count) for obu in obus(packets[number])]
+            if count == LONGEST_PLAN:
+                longest, shared = plan, 0
+            else:
+                shared = next((at for at, pair in enumerate(zip(plan, longest)) if pair[0] != pair[1]), len(plan))
+            plans.append((shared, plan[shared:]))
     PLANS.write_bytes(pack_plans(plans))
 
 

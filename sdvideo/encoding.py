@@ -27,6 +27,7 @@ from .batch import PICTURES, VIDEOS
 from .container import KEY, CodedFrame, Group, Header, Reader, Writer
 from .demux import Source, open_source
 from .errors import FormatError, SettingError
+from .memory import give_back
 from .models import load_model, load_prefilter, restorer_id
 from .output import check_output, placed, whole_file
 from .picture import Frame, Picture, StreamInfo
@@ -211,6 +212,7 @@ class _BaseWay:
             tell(len(shot), base.bits // 8)
             coded = base.coded(shot)
             last = self._last(pictures[-1], base.shown, coded[-1].step)
+            give_back()  # what decoding it took: in an hour it lies about among the pictures of others
             yield Group(store.frames, coded)
 
     def _code(

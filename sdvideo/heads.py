@@ -69,7 +69,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from operator import mul
 from pathlib import Path
 from typing import TypeAlias
@@ -95,6 +95,7 @@ PACE = 160
 AT_FIRST = (5900, 22600, 53700)  # weights of the experts for bytes, in 65536
 ALIKE = (32768, 32768)
 
+Plan: TypeAlias = "tuple[int, list[bytes]]"  # how many entries are those of its way's first plan; the others
 Experts: TypeAlias = "defaultdict[int, tuple[int, int]]"  # by values: probability, how often it was asked for
 
 _DELIMITER = 2  # a type of OBU
@@ -191,38 +192,42 @@ def _sized(header: bytes, payload: bytes) -> bytes:
 
 
 @cache
-def _plans() -> list[list[bytes]]:
-    """Rows of how OBUs begin: for each way SVT-AV1 has to go about a group, for 1 to LONGEST_PLAN pictures."""
+def _plans() -> list[Plan]:
+    """For each way SVT-AV1 has to go about a group, for 1 to LONGEST_PLAN pictures."""
     return unpack_plans(PLANS.read_bytes())
 
 
-def pack_plans(plans: Sequence[Sequence[bytes]]) -> bytes:
-    """Plans as a file: how many entries are those of this way's longest plan, which is its first one, how many others
-    there are, and each of these after its length; varints, packed by zlib."""
+def _plan(number: int) -> Iterator[bytes]:
+    """How OBUs begin, one after the other."""
+    shared, others = _plans()[number]
+    return chain(islice(_plans()[number - number % LONGEST_PLAN][1], shared), others)
+
+
+def pack_plans(plans: Sequence[Plan]) -> bytes:
+    """Plans as a file: how many entries are those of its way's first plan, which is the longest, how many others there
+    are, and each of these after its length; varints, packed by zlib."""
     packed = bytearray()
-    for number, plan in enumerate(plans):
-        if number % LONGEST_PLAN == 0:
-            longest, shared = plan, 0
-        else:
-            shared = next((at for at, pair in enumerate(zip(plan, longest)) if pair[0] != pair[1]), len(plan))
+    for shared, others in plans:
         put_varint(packed, shared)
-        put_varint(packed, len(plan) - shared)
-        for entry in plan[shared:]:
+        put_varint(packed, len(others))
+        for entry in others:
             packed += bytes([len(entry)]) + entry
     return zlib.compress(packed, 9)
 
 
-def unpack_plans(data: bytes) -> list[list[bytes]]:
+def unpack_plans(data: bytes) -> list[Plan]:
     """The inverse of pack_plans."""
     packed, at, plans = zlib.decompress(data), 0, []
+    entries: dict[bytes, bytes] = {}  # there are not many different ones
     while at < len(packed):
         shared, at = take_varint(packed, at)
-        others, at = take_varint(packed, at)
-        plan = plans[len(plans) // LONGEST_PLAN * LONGEST_PLAN][:shared] if shared else []
-        for _ in range(others):
-            plan.append(packed[at + 1 : at + 1 + packed[at]])
+        count, at = take_varint(packed, at)
+        others = []
+        for _ in range(count):
+            entry = packed[at + 1 : at + 1 + packed[at]]
+            others.append(entries.setdefault(entry, entry))
             at += 1 + packed[at]
-        plans.append(plan)
+        plans.append((shared, others))
     return plans
 
 
@@ -249,7 +254,8 @@ def unpack_priors(data: bytes) -> dict[int, tuple[int, int]]:
     packed = zlib.decompress(data)
     count = len(packed) // 9
     values = np.cumsum(np.frombuffer(packed, "<u8", count)).tolist()
-    return {value: (high << 8 | 128, PRIOR_COUNT) for value, high in zip(values, packed[8 * count :])}
+    known = [(high << 8 | 128, PRIOR_COUNT) for high in range(256)]  # one of each, not one for each value
+    return {value: known[high] for value, high in zip(values, packed[8 * count :])}
 
 
 def _closest_plan(rows: Sequence[Sequence[tuple[bytes, bytes]]]) -> int:
@@ -258,7 +264,7 @@ def _closest_plan(rows: Sequence[Sequence[tuple[bytes, bytes]]]) -> int:
     place = len(rows) if len(rows) < LONGEST_PLAN else 0
 
     def fit(plan: int) -> int:
-        return sum(begin.startswith(expected) for begin, expected in zip(begins, _plans()[plan]))
+        return sum(begin.startswith(expected) for begin, expected in zip(begins, _plan(plan)))
 
     return max(range(place, len(_plans()), LONGEST_PLAN), key=fit)
 
@@ -274,7 +280,7 @@ class _Heads:
     """
 
     def __init__(self, coder: _Writer | _Reader, plan: int, experts: Experts | None = None):
-        self._code, self._plan = coder.bit, iter(_plans()[plan])
+        self._code, self._plan = coder.bit, _plan(plan)
         self._experts, self._forgetful = experts, experts is None
         self._weights: dict[int, list[int]] = {}
         self._earlier: dict[int, int] = {}  # the bits of the last OBU of each kind
