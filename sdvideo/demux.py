@@ -18,6 +18,7 @@ import av
 
 from sdvideo import colour
 from sdvideo.errors import SourceError
+from sdvideo.layout import is_ours
 from sdvideo.picture import Chapter, Frame, StreamInfo
 from sdvideo.tracks import TrackWriter, reason, ticks
 
@@ -28,6 +29,8 @@ log = logging.getLogger("sdvideo")
 
 # After this many undecodable packets in a row the rest is taken for lost.
 _MAX_BAD_IN_A_ROW = 8
+# Seconds that may be missing at the end without a word: of the last picture containers say how long it is, or do not.
+_UNTOLD = 0.5
 # What describes the file that was read, not the video in it.
 _FILE_METADATA = frozenset(("major_brand", "minor_version", "compatible_brands", "encoder", "duration"))
 _MAX_METADATA_LENGTH = 4096
@@ -136,7 +139,7 @@ class Source:
         if self._started:
             raise SourceError(f"{self._name}: the pictures can be read only once, open the source again")
         self._started = True
-        clock = _Clock(self.info, self._begin)
+        clock, end = _Clock(self.info, self._begin), 0
         size = self._first.width, self._first.height
         for index, frame in enumerate(chain((self._first,), self._decoded)):
             if (frame.width, frame.height) != size:
@@ -148,7 +151,10 @@ class Source:
                 picture = self._orientation.apply(colour.to_picture(frame))
             except av.FFmpegError as exc:
                 raise SourceError(f"{self._name}: {frame.format.name} pictures: {reason(exc)}") from exc
-            yield Frame(clock.pts(frame), frame.duration or 0, picture)
+            pts, duration = clock.pts(frame), frame.duration or 0
+            yield Frame(pts, duration, picture)
+            end = pts + duration
+        self._tell_if_short(end)
         self._writer.close()
         self._exhausted = True
 
@@ -207,13 +213,19 @@ class Source:
                 file = f"file:{self._name}"
             container = av.open(file, metadata_errors="replace")
         except av.InvalidDataError as exc:
-            raise SourceError(f"{self._name}: not a video{self._unless_late}") from exc
+            raise SourceError(f"{self._name}: {self._instead()}") from exc
         except (av.FFmpegError, OSError) as exc:
             raise SourceError(f"{self._name}: {reason(exc)}") from exc
         if container.format.name == "tty":  # FFmpeg would paint any .txt file as a terminal
             container.close()
             raise SourceError(f"{self._name}: not a video but text")
         return container
+
+    def _instead(self) -> str:
+        """What the file is if FFmpeg does not know it."""
+        if self.seekable and is_ours(self._name):
+            return "is an .sdv already; what is encoded is a video"
+        return f"not a video{self._unless_late}"
 
     def _choose_video(self) -> av.VideoStream:
         videos = [stream for stream in self._container.streams.video if not stream.disposition & _STILLS]
@@ -337,7 +349,15 @@ class Source:
             concealed += sum(frame.is_corrupt for frame in frames)
             yield from frames if due is None else map(due.timed, frames)
         if bad or concealed:
-            log.warning("%d damaged pictures left out, %d concealed by the decoder", bad, concealed)
+            log.warning("damaged pictures: %d left out, %d concealed by the decoder", bad, concealed)
+
+    def _tell_if_short(self, end: int) -> None:
+        """end: of the last picture. A file that was cut off is read without an error, but its index promises more."""
+        if self._video.frames and self._video.duration:  # without an index the length is a guess
+            promised = (self._video.start_time or 0) + self._video.duration - ticks(self._begin, self._video.time_base)
+            found, whole = (float(time * self._video.time_base) for time in (end, promised))
+            if whole - found > _UNTOLD:
+                log.warning("%s: the pictures end at %.1f of %.1f s, the rest is missing", self._name, found, whole)
 
     def _untimed(self) -> bool:
         """AVI says in which order pictures are coded, not when they are shown; FFmpeg's guess at it fails for these."""

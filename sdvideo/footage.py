@@ -21,7 +21,7 @@ from .chunk import OVERHEAD
 from .container import KEY, Reader
 from .demux import open_source
 from .errors import DamagedError, SourceError
-from .layout import MAGIC
+from .layout import is_ours
 from .picture import Frame, StreamInfo
 from .reading import VideoReader
 from .scaling import scaled
@@ -66,8 +66,7 @@ def footage(path: str | os.PathLike, model: str | None = None, device: str = "au
     """
     path = os.fspath(path)
     try:
-        with open(path, "rb") as file:
-            ours = file.read(4) == MAGIC[:4]
+        ours = is_ours(path)
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}") from error
     video = _OurVideo(path, model, device) if ours else _OtherVideo(path)

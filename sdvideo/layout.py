@@ -5,6 +5,7 @@ The specification is in `container.py`.
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -89,6 +90,12 @@ class End(NamedTuple):
     groups: int
     check: int
     index: int
+
+
+def is_ours(path: str | os.PathLike) -> bool:
+    """Whether a file begins like an .sdv. Raises OSError where it cannot be read."""
+    with open(path, "rb") as file:
+        return file.read(4) == MAGIC[:4]
 
 
 def pack_preamble(header: Header) -> bytes:

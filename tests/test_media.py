@@ -214,6 +214,29 @@ def test_cut_short(tmp_path: Path, clips: dict[str, Clip]) -> None:
         open_source(tmp_path / "short.mp4")
 
 
+def test_less_than_its_index_says(tmp_path: Path, clips: dict[str, Clip], caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "begun.mp4"  # a download that broke off: the index is at the start
+    with (
+        av.open(str(clips["silent"].path)) as whole,
+        av.open(str(path), "w", options={"movflags": "faststart"}) as begun,
+    ):
+        stream = begun.add_stream_from_template(whole.streams.video[0])
+        for packet in whole.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                begun.mux(packet)
+    with av.open(str(path)) as begun:
+        ends = [packet.pos + packet.size for packet in begun.demux(video=0) if packet.size]
+    count = len(ends)
+    for kept, told in ((count, False), (6, True)):
+        path.write_bytes(path.read_bytes()[: ends[kept - 1]])
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "sdvideo"), open_source(path) as source:
+            assert len(list(source.frames())) == kept
+        line = f"begun.mp4: the pictures end at {kept / 25:.1f} of {count / 25:.1f} s, the rest is missing"
+        assert (line in caplog.text) == told
+
+
 def damage(path: Path, target: Path, wanted: range) -> None:
     """Copy a file with the payload of some video packets overwritten."""
     data = bytearray(path.read_bytes())
