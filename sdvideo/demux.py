@@ -331,7 +331,7 @@ class Source:
         bad = bad_in_a_row = concealed = 0
         due = _Due() if self._untimed() else None
         for packet in self._packets(self._container, [self._video.index, *copied]):
-            if packet.stream_index != self._video.index:
+            if packet.stream.index != self._video.index:  # the one that says it was the last has no stream_index
                 self._writer.write(packet)
                 continue
             if due is not None:
@@ -372,7 +372,7 @@ class Source:
         with self._open_container() as container:
             self._writer.open(container)
             for packet in self._packets(container, [self._video.index, *self._writer.stream_indices]):
-                if packet.stream_index != self._video.index:
+                if packet.stream.index != self._video.index:
                     self._writer.write(packet)
                 elif packet.size and not packet.is_discard:
                     count += 1

@@ -12,7 +12,7 @@ import logging
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -25,6 +25,8 @@ log = logging.getLogger("sdvideo")
 
 SUFFIXES = {"mp4": "mp4", "matroska": "mkv"}  # of the track files, by their form
 _INT32 = 2**31 - 1
+_USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+_WHOLE_SAMPLES = 24  # bytes that hold such, of 1, 2, 3, 4 and 8 bytes
 _UNTIL_THE_NEXT = Fraction(1)  # second; the next one ends it in any case
 
 # Without this, FFmpeg moves a whole Matroska file later when its sound starts a little before zero.
@@ -39,12 +41,17 @@ def reason(exc: Exception) -> str:
 def refusal(stream: av.stream.Stream, format: str) -> str:
     """Why FFmpeg's muxer `format` does not take a copy of this stream; empty if it does.
 
-    Found by writing a header: what a muxer takes depends on more than the codec's name.
+    Found by writing a file: what a muxer takes depends on more than the codec's name. MP4 turns some PCM away only in
+    the end, and only if there was any.
     """
     try:
         with av.open(io.BytesIO(), "w", format=format) as trial:
-            trial.add_stream_from_template(stream)
+            copy = _added(trial, stream)
             trial.start_encoding()
+            if stream.type == "audio" and _codec_name(stream).startswith("pcm_"):
+                silence = av.Packet(bytes(_WHOLE_SAMPLES * stream.channels))
+                silence.stream, silence.pts, silence.dts = copy, 0, 0
+                trial.mux(silence)
     except (av.FFmpegError, ValueError) as exc:
         return reason(exc)
     return ""
@@ -265,11 +272,20 @@ def put(packet: av.Packet, stream: av.stream.Stream) -> None:
 
 def copy_stream(container: av.container.OutputContainer, template: av.stream.Stream) -> av.stream.Stream:
     """A stream in container that takes template's packets as they are, with its name and its role."""
-    stream = container.add_stream_from_template(template)
+    stream = _added(container, template)
     stream.disposition = template.disposition
     for key in ("language", "title"):
         if key in template.metadata:
             stream.metadata[key] = template.metadata[key]
+    return stream
+
+
+def _added(container: av.container.OutputContainer, template: av.stream.Stream) -> av.stream.Stream:
+    stream = container.add_stream_from_template(template)
+    # AVI and Matroska say how many channels there are, not which. What everybody takes them for, MP4 wants to be told.
+    if template.type == "audio" and template.codec_context and template.layout.name == f"{template.channels} channels":
+        with suppress(KeyError):
+            stream.codec_context.layout = _USUAL_LAYOUTS[template.channels]
     return stream
 
 

@@ -102,6 +102,7 @@ KINDS = {
         tags=BT709,
     ),
     "camera-mjpeg-pcm": Kind("avi", "-c:v mjpeg -qscale:v 1 -pix_fmt yuvj422p -c:a pcm_s16le", rate="30"),
+    "camera-mjpeg-stereo-pcm": Kind("avi", "-c:v mjpeg -qscale:v 1 -pix_fmt yuvj422p -c:a pcm_s16le -ac 2", rate="30"),
     "camera-422-ten-bit": Kind(
         "mp4",
         tagged("yuv422p10le", "bt709", "bt709", "bt709") + "-c:v libx264 -qp 4 -c:a pcm_s16be",
@@ -131,12 +132,14 @@ KINDS = {
     "anamorphic": Kind("mp4", "-vf setsar=64/45 " + X264 + "-c:a aac"),
     # screens
     "screen-rgb-flac": Kind("mkv", "-c:v libx264rgb -qp 0 -pix_fmt bgr24 -c:a flac", rate="60"),
+    "screen-stereo-pcm": Kind("mkv", X264 + "-bf 0 -c:a pcm_s16le -ac 2"),
     "screen-444-eac3": Kind("mkv", X265 + "-pix_fmt yuv444p -c:a eac3"),
     "screen-gbr-utvideo": Kind("avi", "-c:v utvideo -pix_fmt gbrp -c:a pcm_s16le"),
     "screen-gif": Kind(
         "gif", "-an -vf split[a][b];[a]palettegen=reserve_transparent=0[p];[b][p]paletteuse=dither=none", sounds=0
     ),
     # films, broadcasts and discs
+    "film-sound-first": Kind("mp4", "-map 1 -map 0 " + X264 + "-bf 3 -b_strategy 0 -c:a aac"),
     "film-mkv-ac3": Kind("mkv", X264 + "-bf 2 -c:a ac3", rate="24000/1001"),
     "film-dts": Kind("mkv", X264 + "-c:a dca -strict -2"),
     "tv-mpeg2-interlaced": Kind(
