@@ -48,8 +48,8 @@ _USUAL, _DECAY = 0.035, 0.065
 # Below the level by this much is the CRF at each scale. Like the slopes, from 14 shots of the training set: where
 # d(error)/d(bits) of the scales are one.
 _BELOW = {SCALES[0]: 0, SCALES[1]: 6, SCALES[2]: 11}
-# Squared error of luma a bit per pixel is worth, at levels.
-_SLOPES = ((34, 65), (42, 150), (50, 350), (58, 1200), (65, 3200), (71, 8000), (80, 32000))
+# Squared error of luma a bit per pixel is worth, at levels; below 34 as it goes from 50 to there.
+_SLOPES = ((20, 15), (34, 65), (42, 150), (50, 350), (58, 1200), (65, 3200), (71, 8000), (80, 32000))
 # What restoring leaves of the squared error that Lanczos would have: a mean over CRF 40 and 55 on held-back shots. At
 # full size 5 % less, as much as the hurry costs more there.
 _LEFT = {SCALES[0]: 0.92, SCALES[1]: 0.88, SCALES[2]: 0.85}
@@ -79,7 +79,8 @@ def cheapest_scale(pictures: Sequence[Picture], level: float) -> Fraction:
 
 def in_a_hurry(pictures: Sequence[Picture], level: float, scale: Fraction) -> Draft:
     """One closed group with little care. level: FINEST to COARSEST."""
-    return encode_base(pictures, scale, _fitting_crf(level, scale), PROBE)
+    effort = PROBE if len(pictures) > 1 else EFFORT["fast"]  # PROBE thinks too well of small scales of single pictures
+    return encode_base(pictures, scale, _fitting_crf(level, scale), effort)
 
 
 def draft_at(

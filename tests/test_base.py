@@ -8,7 +8,7 @@ import sys
 import threading
 from dataclasses import replace
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import av
@@ -27,6 +27,7 @@ from sdvideo.demux import open_source
 from sdvideo.errors import DamagedError, SettingError, SinkError
 from sdvideo.fidelity import psnr, structure
 from sdvideo.layout import inflated
+from sdvideo.mux import open_sink
 from sdvideo.picture import Picture
 from sdvideo.scaling import scaled
 from sdvideo.shots import shots
@@ -80,6 +81,24 @@ def test_a_smaller_scale_is_taken_at_lower_levels():
     fine, coarse = (draft_at(pictures, level, "fast", cheapest_scale(pictures, level)) for level in levels)
     assert fine.scale == 1 and coarse.scale < 1
     assert fine.bits > 10 * coarse.bits
+
+
+@pytest.mark.parametrize("frames", [1, 12])
+def test_finer_is_finer_and_larger_up_to_the_top(tmp_path, frames):
+    source = tmp_path / "few.y4m"
+    with open_source(SAMPLE) as video:
+        shown = [replace(f, picture=scaled(f.picture, 320, 180)) for f in islice(video.frames(), frames)]
+        info = replace(video.info, width=320, height=180, tracks=())
+    with open_sink(source, info) as sink:
+        for frame in shown:
+            sink.write(frame)
+    found = []
+    for quality in (60, 75, 85, 92, 100):
+        result = sdvideo.encode(source, tmp_path / "few.sdv", quality=quality, preset="fast", overwrite=True)
+        with sdvideo.open(result.path) as video:
+            errors = [psnr(a.picture, b.picture)[0] for a, b in zip(shown, video, strict=True)]
+        found.append((result.bytes, min(errors)))
+    assert all(fine[0] > coarse[0] and fine[1] > coarse[1] for coarse, fine in pairwise(found)), found
 
 
 def test_groups_end_at_cuts_and_when_they_are_full(clips: Clips):
