@@ -17,6 +17,7 @@ _HOMES = {
     "DamagedError": "errors",
     "DecodeResult": "decoding",
     "EncodeResult": "encoding",
+    "EncodeSettings": "settings",
     "Frame": "picture",
     "FormatError": "errors",
     "LatentDataset": "dataset",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 from collections import deque
@@ -13,6 +14,17 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _END = object()
+_PATIENCE = 10.0  # seconds for what a thread is doing when the program ends
+_underway: dict[threading.Thread, Callable[[], None]] = {}  # how to tell each that nobody wants more
+
+
+@atexit.register
+def _stop_all() -> None:
+    """End the threads of iterators that nobody has ended: Python must not leave while they are in foreign code."""
+    for stop in list(_underway.values()):
+        stop()
+    for thread in list(_underway):
+        thread.join(_PATIENCE)
 
 
 @contextmanager
@@ -58,12 +70,14 @@ def ahead(items: Iterable[Item], most: int = 4) -> Iterator[Iterator[Item]]:
             yield item
 
     thread = threading.Thread(target=work, daemon=True)
+    _underway[thread] = stop.set
     thread.start()
     try:
         yield taken()
     finally:
         stop.set()
         thread.join()
+        del _underway[thread]
         with suppress(queue.Full):  # then nobody waits
             ready.put_nowait((_END, None))
         if isinstance(items, Generator):

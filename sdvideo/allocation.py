@@ -79,8 +79,7 @@ def cheapest_scale(pictures: Sequence[Picture], level: float) -> Fraction:
 
 def in_a_hurry(pictures: Sequence[Picture], level: float, scale: Fraction) -> Draft:
     """One closed group with little care. level: FINEST to COARSEST."""
-    effort = PROBE if len(pictures) > 1 else EFFORT["fast"]  # PROBE thinks too well of small scales of single pictures
-    return encode_base(pictures, scale, _fitting_crf(level, scale), effort)
+    return encode_base(pictures, scale, _fitting_crf(level, scale), PROBE)
 
 
 def draft_at(

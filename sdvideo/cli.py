@@ -311,8 +311,6 @@ def encode(
         quantizer=quantizer,
         workers=workers,
     )
-    if output == "-":
-        raise SettingError("an .sdv goes into a file, not to standard output; name it with -o")
 
     def work(source: str, progress: Progress) -> Done:
         from . import encoding
@@ -425,7 +423,7 @@ def report(
         bool,
         typer.Option(
             "--align",
-            help="Let size, rate and length differ: pair frames by time, scale DIST to REF, say what was done.",
+            help="Let size, rate, length, colours differ: pair frames by time, scale and convert DIST, and say so.",
         ),
     ] = False,
     model: Model = None,

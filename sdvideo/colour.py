@@ -177,6 +177,21 @@ def _reformat(frame, name, src_matrix, dst_matrix, src_range, dst_range) -> av.V
     )
 
 
+def means_the_same(one: Colour, other: Colour) -> bool:
+    """Whether code values mean the same colours, as far as range and matrix are known."""
+    unknown = 2 in (one.matrix, other.matrix)
+    same_matrix = unknown or _SWS_MATRIX.get(one.matrix, one.matrix) == _SWS_MATRIX.get(other.matrix, other.matrix)
+    return one.full_range == other.full_range and same_matrix
+
+
+def converted(picture: Picture, given: Colour, wanted: Colour) -> Picture:
+    """The colours of a picture in the code values of another range and matrix; an unknown matrix is the other one."""
+    known = [_SWS_MATRIX.get(colour.matrix) for colour in (given, wanted)]
+    matrices = [matrix or known[1 - n] or Colorspace.ITU709 for n, matrix in enumerate(known)]
+    ranges = [ColorRange.JPEG if colour.full_range else ColorRange.MPEG for colour in (given, wanted)]
+    return planes_of(_reformat(to_frame(picture, given), "yuv420p", *matrices, *ranges))
+
+
 # --- orientation --------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -24,6 +24,7 @@ from .mux import open_copy, open_sink
 from .output import check_output, placed, whole_file
 from .picture import Frame
 from .reading import VideoReader
+from .settings import Progress, whole
 
 log = logging.getLogger("sdvideo")
 
@@ -54,22 +55,24 @@ def decode(
     device: str = "auto",
     denoise: int = 0,
     denoiser: str | None = None,
-    progress: Callable[[int, int | None, int], None] = lambda done, total, size: None,
+    progress: Progress = lambda done, total, size, rate: None,
 ) -> DecodeResult:
     """Decode an .sdv file into a video, or a file of one frame into a picture.
 
     destination: .mp4, .mkv, .mov or .y4m, for one frame also .png, .jpg or .webp; "-" is standard output (fragmented
     MP4); by default, and in a folder, the source's name with .decoded.mp4, or .decoded.png for one frame without sound.
     model, denoise, denoiser: see VideoReader. crf, lossless: of the H.264 the pictures are put into; a WebP can be
-    lossless, too. progress: called after every frame with (frames done, frames in all, 0, average frames per second or
-    None). Raises the errors of errors.py; a file that was cut short or is damaged leaves nothing under the final name.
+    lossless, too. overwrite: a file that is there. progress: see settings.py; called after every frame. Raises the
+    errors of errors.py; a file that was cut short or is damaged leaves nothing under the final name.
 
     tolerant: make up for what is lost of such a file as VideoReader does, keep what is left of the sound, and log one
     warning that says what was lost; only a damaged header, or nothing left to show, is still an error.
     """
     begin = time.monotonic()
-    if crf is not None and not 0 <= crf <= 51:
+    if crf is not None and not 0 <= whole("crf", crf) <= 51:
         raise SettingError(f"crf is {crf}; it can be 0 to 51")
+    if crf is not None and lossless:
+        raise SettingError("crf and lossless exclude each other: give one")
     with ExitStack() as stack:
         reading = {"model": model, "device": device, "denoise": denoise, "denoiser": denoiser, "tolerant": tolerant}
         video = stack.enter_context(VideoReader(source, **reading))
@@ -89,7 +92,7 @@ def decode(
                 "-" if target is None else target,
                 video.info,
                 track_files=files,
-                crf=crf,
+                crf=crf and int(crf),
                 lossless=lossless,
                 format=None if path is None else path.suffix.lstrip(".").lower(),
                 frames=len(video),
@@ -100,7 +103,7 @@ def decode(
             frames = _hinting(frames)
         for done, frame in enumerate(frames, 1):
             sink.write(frame)
-            progress(done, len(video), 0)
+            progress(done, len(video), 0, video.info.rate)
         sink.close()
         if video.damage or video.concealed or video.unheard:
             log.warning("%s", _made_up(video, source))
@@ -137,7 +140,7 @@ def preview(
     destination: str | os.PathLike | None = None,
     *,
     overwrite: bool = False,
-    progress: Callable[[int, int | None, int], None] = lambda done, total, size: None,
+    progress: Progress = lambda done, total, size, rate: None,
 ) -> DecodeResult:
     """Copy the AV1 base of an .sdv file into a video that any AV1 player shows, with the sound; nothing is decoded.
 
@@ -162,7 +165,7 @@ def preview(
         sink = stack.enter_context(open_copy(part, video.info, first, track_files=files, format=form))
         for done, frame in enumerate(chain([first], frames), 1):
             sink.write(frame)
-            progress(done, len(video), 0)
+            progress(done, len(video), 0, video.info.rate)
         sink.close()
     return DecodeResult(path, len(video), time.monotonic() - begin)
 

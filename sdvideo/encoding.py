@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from functools import cached_property, partial
@@ -34,7 +34,7 @@ from .picture import Frame, Picture, StreamInfo
 from .rate import ConstantQuality, OneStep, TargetSize, best_scale, step_index
 from .scaling import scaled, scaled_size
 from .seam import Error, joined, last_error
-from .settings import DEFAULT_MODEL, EncodeSettings
+from .settings import DEFAULT_MODEL, EncodeSettings, Progress
 from .shots import shots
 from .svt import Progress as CodedSoFar
 
@@ -49,7 +49,6 @@ _PIECE = 1 << 20
 _BASE_KEYINT, _GROUP_ROOM, _LATENT_KEYINT = 161, 400_000_000, 64
 _FAR = 0.1  # from the bits that were asked for, to be told
 _ROOM = 600_000_000  # bytes for the pictures of the groups in work
-Progress = Callable[[int, "int | None", int, "Fraction | None"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +80,8 @@ def encode(
     """
     begin = time.monotonic()
     chosen = EncodeSettings(**settings)
+    if destination is not None and os.fspath(destination) == "-":
+        raise SettingError("an .sdv goes into a file, not to standard output; name it")
     path = placed(destination, source, ".sdv")
     check_output(path, source, overwrite)
     if path.suffix.lower() in VIDEOS | PICTURES:
@@ -98,9 +99,18 @@ def encode(
             if not video.seekable:
                 store.write_tracks(video.track_files())
             store.finish()
-        if bits is not None and abs(8 * store.video_size - bits) > _FAR * bits:
-            log.warning("%s: the video takes %d bytes instead of %d", path, store.video_size, max(0, bits) // 8)
+        _tell_if_missed(path, bits, store.video_size, part.stat().st_size)
     return EncodeResult(path, store.frames, store.groups, path.stat().st_size, time.monotonic() - begin)
+
+
+def _tell_if_missed(path: Path, bits: float | None, video: int, whole: int) -> None:
+    """bits: that the video could take, see _budget; video, whole: bytes of it and of the file."""
+    if bits is not None and bits <= 0:
+        log.warning(
+            "%s: the sound and what else is not video takes %d bytes, more than was asked for", path, whole - video
+        )
+    elif bits is not None and abs(8 * video - bits) > _FAR * bits:
+        log.warning("%s: the video takes %d bytes instead of %d", path, video, bits // 8)
 
 
 class _LatentWay:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 from .ahead import ahead
 from .chunk import OVERHEAD
+from .colour import converted, means_the_same
 from .container import KEY, Reader
 from .demux import open_source
 from .errors import DamagedError, SourceError
@@ -80,12 +81,12 @@ def footage(path: str | os.PathLike, model: str | None = None, device: str = "au
 def paired(before: Footage, after: Footage, align: bool, notes: list[str]) -> Iterator[Iterator[tuple[Shown, Shown]]]:
     """Both videos being read: which frame of the second belongs to each of the first.
 
-    Without align that is the one of the same number. Raises SourceError at once if sizes or frame rates differ, and
-    from the iterator if one video ends before the other.
+    Without align that is the one of the same number. Raises SourceError at once if sizes, frame rates or what code
+    values mean differ, and from the iterator if one video ends before the other.
 
-    With align it is the one nearest in time, both counted from their first frames, scaled to the first's size
-    (Lanczos), up to the end of the shorter video. What a frame took that meets none is added to the next one; a frame
-    met twice took its bytes once. In the end, what was done is added to notes.
+    With align it is the one nearest in time, both counted from their first frames, scaled to the first's size (Lanczos)
+    and in its range and matrix, up to the end of the shorter video. What a frame took that meets none is added to the
+    next one; a frame met twice took its bytes once. In the end, what was done is added to notes.
     """
     if not align:
         _check_likeness(before, after)
@@ -105,6 +106,8 @@ def _check_likeness(before: Footage, after: Footage) -> None:
         raise SourceError(f"{before.name} is {sizes[0]}, {after.name} {sizes[1]}: {_HINT}")
     if rates is not None:
         raise SourceError(f"{before.name} has {rates[0]:g} fps, {after.name} {rates[1]:g}: {_HINT}")
+    if colours := _colours(before, after):
+        raise SourceError(f"{before.name} has {colours[0]}, {after.name} {colours[1]}: {_HINT}")
 
 
 def _by_number(originals: Timed, coded: Timed, before: Footage, after: Footage) -> Iterator[tuple[Shown, Shown]]:
@@ -119,6 +122,7 @@ def _by_time(
     originals: Timed, coded: Timed, before: Footage, after: Footage, notes: list[str]
 ) -> Iterator[tuple[Shown, Shown]]:
     repeated = left_out = behind = 0
+    sizes, rates, colours = _sizes(before, after), _rates(before, after), _colours(before, after)
     (current_time, current), following = next(coded), next(coded, None)
     carried, met = current.bytes, False
     for time, x in originals:
@@ -131,12 +135,15 @@ def _by_time(
             break
         repeated += met
         picture = scaled(current.frame.picture, before.info.width, before.info.height)
+        if colours:
+            picture = converted(picture, after.info.colour, before.info.colour)
         yield x, Shown(replace(current.frame, picture=picture), carried, current.key and not met)
         carried, met = 0, True
     left_out += (following is not None) + sum(1 for _ in coded)
-    sizes, rates = _sizes(before, after), _rates(before, after)
     if sizes[0] != sizes[1]:
         notes.append(f"{after.name} was scaled from {sizes[1]} to {sizes[0]}")
+    if colours:
+        notes.append(f"{after.name} was converted from {colours[1]} to {colours[0]}")
     if rates is not None:
         notes.append(f"frames were paired by time: {before.name} has {rates[0]:g} fps, {after.name} {rates[1]:g}")
     for count, what in (
@@ -170,6 +177,14 @@ def _rates(*videos: Footage) -> list[float] | None:
     frames = min(video.total or 1 for video in videos)
     close = max(_SAME_RATE, _SAME_FRAMES / frames) * max(rates)
     return rates if all(rates) and abs(rates[0] - rates[1]) > close else None
+
+
+def _colours(*videos: Footage) -> list[str] | None:
+    """What code values mean in both if it is not the same, else None."""
+    one, other = (video.info.colour for video in videos)
+    if means_the_same(one, other):
+        return None
+    return [f"{'full' if c.full_range else 'limited'} range, matrix {c.matrix} of H.273" for c in (one, other)]
 
 
 class _OurVideo:

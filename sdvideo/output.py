@@ -22,7 +22,7 @@ except ImportError:  # Windows, which does not let a file go that somebody write
 
 def is_folder(name: str | os.PathLike) -> bool:
     """Is an output a folder for results, because it is one or ends with a slash?"""
-    return Path(name).is_dir() or os.fspath(name).endswith(("/", os.sep))
+    return os.path.isdir(name) or os.fspath(name).endswith(("/", os.sep))
 
 
 def named(source: str | os.PathLike, suffix: str) -> Path:
@@ -50,6 +50,12 @@ def make_folder(output: str) -> None:
 
 def check_output(path: Path, source: str | os.PathLike, overwrite: bool) -> None:
     """Refuse to write over the source, over a file that is there, or into nowhere."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass  # as it should be
+    except (OSError, ValueError) as error:  # too long, or no name at all
+        raise SinkError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     if path.exists() and os.path.exists(source) and os.path.samefile(path, source):
         raise SettingError(f"{path} is the input itself; name another output")
     if path.is_dir():
@@ -57,7 +63,7 @@ def check_output(path: Path, source: str | os.PathLike, overwrite: bool) -> None
     if path.exists() and not path.is_file():
         raise SinkError(f"{path} is no regular file, and a file is made whole before it gets its name")
     if path.exists() and not overwrite:
-        raise OutputExists(f"{path} exists; -y writes over it, -n leaves it")
+        raise OutputExists(f"{path} exists; writing over it has to be asked for (-y)")
     if not path.parent.is_dir():
         raise SinkError(f"{path.parent} is no folder")
 

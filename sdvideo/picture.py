@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Picture:
     """One upright 8-bit YUV 4:2:0 picture, code values exactly as in the video (limited or full range).
 
@@ -37,7 +37,7 @@ def grey(width: int, height: int) -> Picture:
     return Picture(*(np.full(size, 128, np.uint8) for size in ((height, width), half, half)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """A picture and its place in time.
 

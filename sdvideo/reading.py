@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 import tempfile
 import threading
+import weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, overload
 
 import numpy as np
 
@@ -25,7 +27,7 @@ from .memory import give_back
 from .models import add_denoiser, load_model, load_restorer
 from .picture import Frame, Picture, StreamInfo, grey
 from .scaling import scaled_size
-from .settings import DEFAULT_MODEL, DENOISE_STEPS, DEVICES, check_choice
+from .settings import DEFAULT_MODEL, DENOISE_STEPS, DEVICES, check_choice, whole
 from .survey import group_damage
 from .tracks import SUFFIXES, mend, readable
 
@@ -132,10 +134,10 @@ class VideoReader:
             for frame in video: ...
 
     A frame by number decodes its group from the group's key frame on, and no other group; frames asked for in rising
-    order are decoded once. Not for use by several threads at once. model: where the model is that the file was made
-    with, a folder or a Hub id, if it neither comes with this package nor is in the cache of the Hub. denoise: how many
-    steps of a diffusion model clean each latent before it is painted, 0 to 66; denoiser: the pipeline that is from, if
-    not the one the model is part of (see denoise.py).
+    order are decoded once. A slice is a list of frames. Threads that share one wait for each other. model: where the
+    model is that the file was made with, a folder or a Hub id, if it neither comes with this package nor is in the
+    cache of the Hub. denoise: how many steps of a diffusion model clean each latent before it is painted, 0 to 66;
+    denoiser: the pipeline that is from, if not the one the model is part of (see denoise.py).
 
     tolerant: read a damaged file. Its frames are as many as they were, at their times; where one is lost, the last good
     picture before it is shown, the first good one where there is none before, grey where there is none at all. A file
@@ -152,7 +154,7 @@ class VideoReader:
         denoiser: str | None = None,
         tolerant: bool = False,
     ):
-        if not 0 <= denoise <= DENOISE_STEPS:
+        if not 0 <= whole("denoise", denoise) <= DENOISE_STEPS:
             raise SettingError(f"denoise is {denoise}; it can be 0 to {DENOISE_STEPS}")
         check_choice("device", device, DEVICES)
         self._reader, self._tolerant = Reader(path, tolerant=tolerant), tolerant
@@ -164,6 +166,8 @@ class VideoReader:
         self._model: LatentModel | Restorer | None = None
         self._restorer: Restorer | None = None  # of small pictures
         self._lock = threading.Lock()  # iterating reads groups in a thread of its own
+        self._one_by_one = threading.Lock()  # frames by number, for whatever thread asks for them
+        self._iterators: weakref.WeakSet[Iterator[Frame]] = weakref.WeakSet()
         self._symbols: FrameSymbols | Picture | None = None
         self._cursor = _Cursor()
         self._latents: _Latents | None = None
@@ -206,10 +210,23 @@ class VideoReader:
     def __len__(self) -> int:
         return self._groups[-1].first + self._groups[-1].frames if self._groups else 0
 
-    def __getitem__(self, index: int) -> Frame:
+    @overload
+    def __getitem__(self, index: int) -> Frame: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Frame]: ...
+
+    def __getitem__(self, index: int | slice) -> Frame | list[Frame]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        index = operator.index(index)
         number = index + len(self) if index < 0 else index
         if not 0 <= number < len(self):
             raise IndexError(f"frame {index} of {len(self)}")
+        with self._one_by_one:
+            return self._frame(number)
+
+    def _frame(self, number: int) -> Frame:
         group, place = self._place(number)
         if not self._tolerant:
             return self._decode(number)
@@ -225,8 +242,12 @@ class VideoReader:
         groups, room = range(len(self._groups)), _BUFFER // (self.info.width * self.info.height * 3)
         if self.base == "av1" and room >= _WORTHWHILE:
             decoders = cycle([self._new_decoder(), self._new_decoder()])
-            return self._frames(in_turn(map(self._decoded, ([group] for group in groups), decoders), room))
-        return self._frames(self._decoded(groups, self._new_decoder()))
+            decoded = in_turn(map(self._decoded, ([group] for group in groups), decoders), room)
+        else:
+            decoded = self._decoded(groups, self._new_decoder())
+        frames = self._frames(decoded)
+        self._iterators.add(frames)
+        return frames
 
     def _frames(self, decoded: Iterator[Decoded]) -> Iterator[Frame]:
         shown = None
@@ -254,9 +275,10 @@ class VideoReader:
         the last one and share its frames, others start from a group's key frame.
         Raises SettingError for files that hold no such latents: with an AV1 base, or of the embedded model.
         """
-        if self._latents is None:
-            self._latents = _Latents(self._reader.path, self._reader.header)
-        return self._latents.of(self, range(*slice(start, stop).indices(len(self))))
+        with self._one_by_one:
+            if self._latents is None:
+                self._latents = _Latents(self._reader.path, self._reader.header)
+            return self._latents.of(self, range(*slice(start, stop).indices(len(self))))
 
     def symbols(self) -> FrameSymbols | Picture | None:
         """The decoded integers of the frame that came last: latent and motion, or the picture of the AV1 base."""
@@ -402,6 +424,10 @@ class VideoReader:
         return SmallFrameDecoder(FrameDecoder(self._model, height, width, quantiser), self._restorer, *size)
 
     def close(self) -> None:
+        """Release the file, and end what still iterates over it."""
+        for frames in list(self._iterators):
+            with suppress(ValueError):  # another thread asks it for a frame just now
+                frames.close()
         self._reader.close()
 
     def __enter__(self) -> VideoReader:

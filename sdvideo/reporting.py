@@ -33,7 +33,7 @@ import logging
 import math
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
@@ -49,6 +49,7 @@ from .footage import Footage, Shown, footage, paired
 from .output import check_output, standard_output, whole_file
 from .page import Pair, write_page
 from .picture import Picture
+from .settings import Progress
 from .stability import Flicker, SourceMotion, flicker, key_frame_pop, source_motion, whole
 from .vmaf import Scorer, can_score
 
@@ -161,7 +162,7 @@ def report(
     align: bool = False,
     model: str | None = None,
     device: str = "auto",
-    progress: Callable[[int, int | None, int], None] = lambda done, total, size: None,
+    progress: Progress = lambda done, total, size, rate: None,
 ) -> Report:
     """Compare a video with its original.
 
@@ -200,7 +201,7 @@ def _both(reference, distorted, model: str | None, device: str) -> Iterator[tupl
         yield before, after
 
 
-def _compare(before: Footage, after: Footage, align: bool, progress) -> Report:
+def _compare(before: Footage, after: Footage, align: bool, progress: Progress) -> Report:
     columns = {"seconds": array("d"), "key": array("b"), "bytes": array("q"), "cut": array("b")}
     columns |= {name: array("d") for name in (*_FIDELITY, *_STABILITY)}
     parts = [array("d") for _ in _PARTS]
@@ -231,7 +232,7 @@ def _compare(before: Footage, after: Footage, align: bool, progress) -> Report:
             if scorer is not None:
                 scorer.add(*now)
             was = now
-            progress(done, before.total, 0)
+            progress(done, before.total, 0, before.info.rate)
         if scorer is not None:
             columns |= {name: array("d", values) for name, values in scorer.finish().items()}
     length = (last.pts - first.pts) * info.time_base + (last.duration * info.time_base or 1 / (info.rate or 25))

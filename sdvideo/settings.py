@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
+from numbers import Integral, Real
+from typing import Any
 
 from .errors import SettingError
 
@@ -13,6 +18,9 @@ SCALES = ("1", "2/3", "1/2")
 QUANTIZERS = ("uniform", "8bit", "palette")
 DEFAULT_MODEL = "embedded"
 DEFAULT_QUALITY = 50.0
+# Is told of frames done, frames in all or None, bytes of video so far (0 where none are made), and average frames per
+# second of the video or None.
+Progress = Callable[[int, "int | None", int, "Fraction | None"], None]
 DENOISE_STEPS = 66  # of the schedule whose last ones clean latents; Bühlmann's
 
 
@@ -20,8 +28,8 @@ DENOISE_STEPS = 66  # of the schedule whose last ones clean latents; Bühlmann's
 class EncodeSettings:
     """How to encode.
 
-    quality: 0..100, or None when bitrate or size steers. bitrate: bits per second of the whole file; size: bytes of the
-    whole file. keyint: the most frames a group may have, 1 = every frame stands alone; if not given, with an AV1
+    quality: 0..100, or None when bitrate or size steers. bitrate: bits per second of video; size: bytes of the whole
+    file. keyint: the most frames a group may have, 1 = every frame stands alone; if not given, with an AV1
     base 161, or as many as there is room for in 400 MB, and 64 with base none. preset: how long to search.
     model: "embedded", a folder or a Hub id, owner/name or owner/name@revision. base: "av1" or "none" (latent deltas and
     coded block motion); if not given, "av1" with the embedded model, and "none" with others, which have no other way.
@@ -46,6 +54,18 @@ class EncodeSettings:
     workers: int | None = None
 
     def __post_init__(self):
+        for name, kind in (
+            ("quality", number),
+            ("bitrate", number),
+            ("size", number),
+            ("keyint", whole),
+            ("workers", whole),
+        ):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, kind(name, value))
+        if not isinstance(self.model, str | os.PathLike) or not os.fspath(self.model):
+            raise SettingError(f"model is {self.model!r}; it is a name or a folder")
+        object.__setattr__(self, "model", os.fspath(self.model))
         given = [name for name in ("quality", "bitrate", "size") if getattr(self, name) is not None]
         if len(given) > 1:
             raise SettingError(f"{' and '.join(given)} exclude each other: give one")
@@ -56,9 +76,6 @@ class EncodeSettings:
         _within("quality", self.quality, 0, 100)
         _within("bitrate", self.bitrate, 100, 1e10)
         _within("size", self.size, 500, 1e13)
-        for name in ("keyint", "workers"):
-            if not isinstance(getattr(self, name), int | None):
-                raise SettingError(f"{name} is {getattr(self, name)}; it is a whole number")
         _within("keyint", self.keyint, 1, 65535)
         _within("workers", self.workers, 0, 64)
         for name, choices in (("preset", PRESETS), ("base", BASES), ("device", DEVICES), ("quantizer", QUANTIZERS)):
@@ -78,6 +95,20 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises SettingError for what is no choice."""
     if value not in choices:
         raise SettingError(f"{name} is {value!r}; it can be {', '.join(choices)}")
+
+
+def number(name: str, value: Any) -> float:
+    """Any number as one of Python's. Raises SettingError for what is none."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return int(value) if isinstance(value, Integral) else float(value)
+    raise SettingError(f"{name} is {value!r}; it is a number")
+
+
+def whole(name: str, value: Any) -> int:
+    """The same for whole numbers."""
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    raise SettingError(f"{name} is {value!r}; it is a whole number")
 
 
 def _within(name: str, value: float | None, low: float, high: float) -> None:

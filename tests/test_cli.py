@@ -272,7 +272,7 @@ def _mute(info):
 def test_outputs_that_exist(clips, coded, tmp_path):
     source, target = clips["silent"].path, tmp_path / "there.sdv"
     target.write_bytes(b"precious")
-    assert "-y writes over it" in error("encode", source, "-o", target, code=4)
+    assert "writing over it has to be asked for (-y)" in error("encode", source, "-o", target, code=4)
     (skipped,) = objects(run("encode", source, "-o", target, "-n", "--json"))
     assert skipped["type"] == "skipped"
     assert target.read_bytes() == b"precious"
@@ -322,6 +322,8 @@ def test_another_file_that_is_missing_is_the_one_that_is_named(tmp_path):
 def test_a_size_that_is_missed_is_told(clips, tmp_path):
     told = run("encode", clips["cfr"].path, "-o", tmp_path / "a.sdv", "--size", "10M", "--preset", "fast").stderr
     assert b"Warning: " in told and b" bytes instead of " in told
+    told = run("encode", clips["cfr"].path, "-o", tmp_path / "b.sdv", "--size", "600", "--preset", "fast").stderr
+    assert b"the sound and what else is not video takes" in told
 
 
 def test_settings_that_mean_nothing_are_refused_from_python_too(clips, coded, tmp_path):

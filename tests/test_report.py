@@ -314,6 +314,29 @@ def test_align_of_lengths_and_sizes(clips: Clips, tmp_path):
     assert scaled.summary["frames"] == 16
 
 
+def test_code_values_that_mean_something_else(tmp_path):
+    """The same pictures in limited and in full range are no worse for it, but code values say so."""
+    limited = [tuple(np.clip(plane, 16, 235) for plane in planes) for planes in synthesise(96, 64, 6)]
+    stretch = (16, 0, 255 / 219), (128, 128, 255 / 224), (128, 128, 255 / 224)
+    full = [
+        tuple(
+            np.clip(np.rint((plane.astype(float) - zero) * gain + to), 0, 255).astype(np.uint8)
+            for plane, (zero, to, gain) in zip(planes, stretch, strict=True)
+        )
+        for planes in limited
+    ]
+    for name, pictures, span in (("limited", limited, 1), ("full", full, 2)):
+        ticks = tuple(range(0, 6 * 512, 512))
+        write_clip(tmp_path / f"{name}.mp4", pictures, Recipe(ticks=ticks), color_range=span, colorspace=1)
+    paths = tmp_path / "limited.mp4", tmp_path / "full.mp4"
+    with pytest.raises(SourceError, match=r"limited range, matrix 1 .* full range, matrix 1 .*--align"):
+        sdvideo.report(*paths)
+    for pair in (paths, paths[::-1]):
+        result = sdvideo.report(*pair, align=True)
+        assert result.summary["psnr_y"]["min"] > 50
+        assert "was converted from" in result.info["notes"][0]
+
+
 def test_align_changes_nothing_where_nothing_differs(clips: Clips):
     clip = clips["vfr"].path
     plain, with_align = (sdvideo.report(clip, clip, align=align) for align in (False, True))
