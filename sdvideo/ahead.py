@@ -19,7 +19,7 @@ _underway: dict[threading.Thread, Callable[[], None]] = {}  # how to tell each t
 
 
 @atexit.register
-def _stop_all() -> None:
+def stop_all() -> None:
     """End the threads of iterators that nobody has ended: Python must not leave while they are in foreign code."""
     for stop in list(_underway.values()):
         stop()

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .ahead import stop_all
+
 log = logging.getLogger("sdvideo")
 
 _PATIENCE = 1.5  # seconds for what is being done to come to its end
@@ -61,5 +63,6 @@ def _end(line: str, code: int) -> None:
     """Say it, remove what is temporary, and do not wait for threads."""
     _ending.acquire()  # once only; whoever comes second waits here for the end
     log.error("%s", line)
+    atexit.unregister(stop_all)
     atexit._run_exitfuncs()
     os._exit(code)
