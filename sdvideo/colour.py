@@ -150,6 +150,8 @@ def _plane(frame: av.VideoFrame, index: int, height: int, width: int) -> np.ndar
 def _to_420(frame: av.VideoFrame) -> av.VideoFrame:
     if _is_rgb(frame):
         matrix = _SWS_MATRIX[usual_matrix(frame.height)]
+        if max(component.bits for component in frame.format.components) < 8:  # white would not be white
+            frame = frame.reformat(format="rgb24")
         return _reformat(frame, "yuv420p", matrix, matrix, ColorRange.JPEG, ColorRange.MPEG)
     # From YUV to YUV the matrix takes no part; a supported one on both sides keeps swscale from refusing.
     code_range = ColorRange.JPEG if _is_full_range(frame) else ColorRange.MPEG

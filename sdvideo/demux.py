@@ -31,6 +31,7 @@ log = logging.getLogger("sdvideo")
 _MAX_BAD_IN_A_ROW = 8
 # Seconds that may be missing at the end without a word: of the last picture containers say how long it is, or do not.
 _UNTOLD = 0.5
+_JUMP = 1  # second by which times go back where something else begins
 # What describes the file that was read, not the video in it.
 _FILE_METADATA = frozenset(("major_brand", "minor_version", "compatible_brands", "encoder", "duration"))
 _MAX_METADATA_LENGTH = 4096
@@ -415,7 +416,7 @@ class _Clock:
 
     def __init__(self, info: StreamInfo, begin: Fraction) -> None:
         rate = info.rate or Fraction(25)
-        self._begin = ticks(begin, info.time_base)
+        self._begin, self._time_base = ticks(begin, info.time_base), info.time_base
         self._step = max(1, round(1 / rate / info.time_base))
         self._last: int | None = None
         self._told: set[str] = set()
@@ -428,6 +429,8 @@ class _Clock:
         else:
             self._tell("pictures without a time are spaced by the average rate")
             pts = 0 if self._last is None else self._last + self._step
+        if self._last is not None and (self._last - pts) * self._time_base > _JUMP:
+            self._tell("times jump back, as where files were joined: what follows is squeezed together; remux it first")
         if self._last is not None and pts <= self._last:
             self._tell("pictures whose times do not increase are moved by the smallest step")
             pts = self._last + 1

@@ -27,6 +27,7 @@ SUFFIXES = {"mp4": "mp4", "matroska": "mkv"}  # of the track files, by their for
 _INT32 = 2**31 - 1
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 _WHOLE_SAMPLES = 24  # bytes that hold such, of 1, 2, 3, 4 and 8 bytes
+_SAME_TIME = Fraction(1, 10)  # seconds by which sound may lag behind what it should come after
 _UNTIL_THE_NEXT = Fraction(1)  # second; the next one ends it in any case
 
 # Without this, FFmpeg moves a whole Matroska file later when its sound starts a little before zero.
@@ -102,7 +103,7 @@ class TrackWriter:
             home = next((name for name, why in refusals.items() if not why), None)
             if home is None:
                 other = "AAC or FLAC" if stream.type == "audio" else "SubRip or ASS"
-                line = "%s is left out: neither MP4 nor Matroska holds it; convert it to %s first"
+                line = "%s is left out: it cannot be copied into MP4 or Matroska; convert it to %s first"
                 log.warning(line, describe(stream), other)
             else:
                 by_format[home].append(stream)
@@ -116,6 +117,7 @@ class TrackWriter:
         )
         self._outputs: dict[int, av.stream.Stream] = {}
         self._containers: list[av.container.OutputContainer] = []
+        self._order = _Order()
         self._lost: dict[int, int] = {}
 
     @property
@@ -147,6 +149,13 @@ class TrackWriter:
         index = packet.stream_index
         begin = ticks(self._begin, packet.time_base)
         packet.pts, packet.dts = (None if time is None else time - begin for time in (packet.pts, packet.dts))
+        if packet.stream.type == "audio":
+            self._order.mend(packet)
+        elif packet.pts is not None and packet.pts < 0 and packet.duration:
+            packet.duration = packet.duration + packet.pts
+            if packet.duration <= 0:
+                return  # a subtitle that is over before the video begins
+            packet.pts = packet.dts = 0
         try:
             with self._room():
                 put(packet, self._outputs[index])
@@ -159,7 +168,8 @@ class TrackWriter:
             with self._room():
                 self._containers.pop().close()
         for index, count in self._lost.items():
-            log.warning("%d damaged packets of %s are left out", count, describe(self._outputs[index]))
+            line = "%s: %d of its packets, damaged or out of order, are left out"
+            log.warning(line, describe(self._outputs[index]), count)
         self._lost.clear()
 
     @contextmanager
@@ -190,7 +200,7 @@ class TrackReader:
         self.streams = sorted((*streams.audio, *streams.subtitles), key=lambda stream: stream.index)
         self._packets: Iterator[av.Packet] = iter(())
         self._next: av.Packet | None = None
-        self._last_dts: dict[int, int] = {}
+        self._order = _Order()
 
     def start(self, streams: Sequence[av.stream.Stream]) -> None:
         """Choose the streams to read; to be called once."""
@@ -209,13 +219,29 @@ class TrackReader:
         self._file.close()
 
     def _advance(self) -> None:
-        self._next = packet = next((packet for packet in self._packets if packet.size), None)
-        if packet is None or packet.dts is None or packet.stream.type != "audio":
+        self._next = next((packet for packet in self._packets if packet.size), None)
+        if self._next is not None and self._next.stream.type == "audio":
+            self._order.mend(self._next)
+
+
+class _Order:
+    """Packets of sound as muxers want them, each stream's one after another."""
+
+    def __init__(self):
+        self._last: dict[int, int] = {}  # dts, by stream
+
+    def mend(self, packet: av.Packet) -> None:
+        if packet.dts is None:
             return
-        # Matroska may not say how long a packet lasts; MP4 would then end the track before the last one.
-        if not packet.duration:
-            packet.duration = packet.dts - self._last_dts.get(packet.stream_index, packet.dts)
-        self._last_dts[packet.stream_index] = packet.dts
+        last = self._last.get(packet.stream_index, packet.dts - 1)
+        # AVI and Matroska may not say how long a packet lasts; MP4 would then end the track before the last one.
+        if not packet.duration and packet.stream_index in self._last:
+            packet.duration = max(0, packet.dts - last)
+        # Matroska counts milliseconds, and two packets may have the same one.
+        if 0 <= (last - packet.dts) * packet.time_base < _SAME_TIME:
+            packet.dts = last + 1
+            packet.pts = packet.dts if packet.pts is None else max(packet.pts, packet.dts)
+        self._last[packet.stream_index] = packet.dts
 
 
 def readable(path: Path) -> bool:

@@ -92,7 +92,7 @@ KINDS = {
         "-c:v h263 -qscale:v 1 -c:a libopencore_amrnb -ar 8000 -b:a 12.2k",
         size=(128, 96),
         sounds=0,
-        says=("audio track amr_nb is left out: neither MP4 nor Matroska holds it; convert it to AAC",),
+        says=("audio track amr_nb is left out: it cannot be copied into MP4 or Matroska; convert it to AAC",),
     ),
     # cameras and editors
     "camera-b-frames": Kind(
@@ -135,6 +135,7 @@ KINDS = {
     "screen-stereo-pcm": Kind("mkv", X264 + "-bf 0 -c:a pcm_s16le -ac 2"),
     "screen-444-eac3": Kind("mkv", X265 + "-pix_fmt yuv444p -c:a eac3"),
     "screen-gbr-utvideo": Kind("avi", "-c:v utvideo -pix_fmt gbrp -c:a pcm_s16le"),
+    "screen-rgb555": Kind("avi", "-c:v rawvideo -pix_fmt rgb555le -c:a pcm_s16le"),
     "screen-gif": Kind(
         "gif", "-an -vf split[a][b];[a]palettegen=reserve_transparent=0[p];[b][p]paletteuse=dither=none", sounds=0
     ),
@@ -406,6 +407,11 @@ def inputs(tmp_path: Path) -> dict[str, tuple[object, ...]]:
     }
 
 
+def samples_of(path: Path) -> int:
+    """Bytes of its first track of sound as s16."""
+    return len(ffmpeg("-i", path, "-map", "0:a:0", "-f", "s16le", "-"))
+
+
 def streams_of(path: Path) -> list[tuple[str, str, str, int]]:
     """Sound and subtitles in a file: type, codec, language ("und" for none), and how many packets."""
     with av.open(str(path)) as container:
@@ -587,3 +593,50 @@ def test_pipe_counts_from_where_it_begins(tmp_path: Path) -> None:
     before, after = see(source), see(tmp_path / "back.mp4")
     assert after.begin == 0 and len(after.times) == 15
     assert abs((after.pings[0] - after.times[0]) - (before.pings[0] - before.times[0])) <= 0.001
+
+
+def test_sound_of_which_two_packets_come_at_once(inputs, tmp_path: Path) -> None:
+    """Matroska counts milliseconds, and MP4 wants them one after another."""
+    ffmpeg(*inputs["pictures"], *inputs["sound"], *shlex.split(X264 + "-c:a aac"), tmp_path / "part.mp4")
+    parts = "".join(f"file 'part.mp4'\ninpoint {a}\noutpoint {b}\n" for a, b in ((0, 0.25), (0.3, 0.55)))
+    (tmp_path / "parts.txt").write_text(parts)
+    source = tmp_path / "joined.mkv"
+    ffmpeg("-f", "concat", "-safe", 0, "-i", tmp_path / "parts.txt", "-c", "copy", source)
+    with av.open(str(source)) as container:
+        times = [packet.dts for packet in container.demux(audio=0) if packet.size]
+    assert len(set(times)) < len(times)
+    there_and_back(source, tmp_path / "back.mp4", tmp_path / "back.mov")
+    for name in ("back.mp4", "back.mov"):
+        assert streams_of(tmp_path / name)[0][3] == len(times)
+
+
+def test_sound_that_does_not_say_how_long_it_lasts(inputs, tmp_path: Path) -> None:
+    source = tmp_path / "made.avi"
+    ffmpeg(*inputs["pictures"], *inputs["sound"], *shlex.split("-c:v mjpeg -c:a flac"), source)
+    there_and_back(source, tmp_path / "back.mp4", tmp_path / "back.mkv")
+    assert samples_of(tmp_path / "back.mp4") == samples_of(tmp_path / "back.mkv") == samples_of(source)
+
+
+@pytest.mark.parametrize(("form", "codec"), [("mp4", "mov_text"), ("mkv", "srt")])
+def test_subtitles_from_before_the_beginning(inputs, tmp_path: Path, form: str, codec: str) -> None:
+    """The first of two is over before the pictures begin, or half over."""
+    for late, expected in ((0.16, [(0, 0.09), (0.14, 0.34)]), (0.28, [(0.02, 0.22)])):
+        source, back = tmp_path / f"{late}.{form}", tmp_path / f"{late}.back.{form}"
+        options = shlex.split(X264 + f"-bf 0 -c:s {codec}")
+        ffmpeg("-itsoffset", late, *inputs["pictures"], *inputs["words"], *options, source)
+        there_and_back(source, back)
+        with av.open(str(back)) as container:
+            found = [
+                (float(packet.pts * packet.time_base), float((packet.pts + packet.duration) * packet.time_base))
+                for packet in container.demux(subtitles=0)
+                if packet.size > 2 and packet.duration
+            ]
+        assert np.allclose(found, expected, atol=0.002), found
+
+
+def test_videos_joined_without_care_are_told_of(inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ffmpeg(*pictures_of(seconds=2), *shlex.split(X264), tmp_path / "one.ts")
+    (tmp_path / "two.ts").write_bytes(2 * (tmp_path / "one.ts").read_bytes())
+    with open_source(tmp_path / "two.ts") as video:
+        assert len(list(video.frames())) == 100
+    assert "times jump back, as where files were joined" in caplog.text
