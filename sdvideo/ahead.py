@@ -15,14 +15,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _END = object()
 _PATIENCE = 10.0  # seconds for what a thread is doing when the program ends
-_underway: dict[threading.Thread, Callable[[], None]] = {}  # how to tell each that nobody wants more
+_underway: dict[threading.Thread, threading.Event] = {}  # each with what tells it that nobody wants more
 
 
 @atexit.register
 def stop_all() -> None:
     """End the threads of iterators that nobody has ended: Python must not leave while they are in foreign code."""
     for stop in list(_underway.values()):
-        stop()
+        stop.set()
     for thread in list(_underway):
         thread.join(_PATIENCE)
 
@@ -70,7 +70,7 @@ def ahead(items: Iterable[Item], most: int = 4) -> Iterator[Iterator[Item]]:
             yield item
 
     thread = threading.Thread(target=work, daemon=True)
-    _underway[thread] = stop.set
+    _underway[thread] = stop
     thread.start()
     try:
         yield taken()

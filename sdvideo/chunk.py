@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from .errors import DamagedError, FormatError
+from .errors import DamagedError, FormatError, SettingError
 
 GROUP, TRACK, INDEX, END = b"GRUP", b"TRAK", b"indx", b"ENDS"
 
@@ -95,7 +95,9 @@ class ChunkFile:
         self._patience = 4 * self.size + _WINDOW
 
     def read(self, offset: int, size: int) -> bytes:
-        """The bytes from `offset`, fewer than `size` at the end of the file."""
+        """The bytes from `offset`, fewer than `size` at the end of the file. Raises SettingError if it is closed."""
+        if self._file.closed:
+            raise SettingError(f"{self._file.name} has been closed")
         offset = min(offset, self.size)  # no system goes to every offset that a file may name
         self._file.seek(offset)
         return self._file.read(min(size, self.size - offset))

@@ -56,7 +56,7 @@ def read_colour(frame: av.VideoFrame) -> Colour:
 
 def apply_tags(encoder: av.VideoCodecContext, colour: Colour) -> None:
     """Write the tags on an encoder that is not open yet; no code value changes."""
-    encoder.color_range = ColorRange.JPEG if colour.full_range else ColorRange.MPEG
+    encoder.color_range = _span(colour.full_range)
     encoder.colorspace = _known(colour.matrix, _MATRICES)
     encoder.color_primaries = _known(colour.primaries, _PRIMARIES)
     encoder.color_trc = _known(colour.transfer, _TRANSFERS)
@@ -78,6 +78,10 @@ def losses(frame: av.VideoFrame, transparent: bool = False) -> list[str]:
     if frame.interlaced_frame:
         lines.append("interlaced input is treated as progressive pictures")
     return lines
+
+
+def _span(full: bool) -> ColorRange:
+    return ColorRange.JPEG if full else ColorRange.MPEG
 
 
 def _known(code: int, known: frozenset[int]) -> int:
@@ -136,7 +140,7 @@ def to_frame(picture: Picture, colour: Colour) -> av.VideoFrame:
     frame = av.VideoFrame(picture.width, picture.height, "yuv420p")
     for i, plane in enumerate((picture.y, picture.u, picture.v)):
         _plane(frame, i, *plane.shape)[:] = plane
-    frame.color_range = ColorRange.JPEG if colour.full_range else ColorRange.MPEG
+    frame.color_range = _span(colour.full_range)
     frame.colorspace = _known(colour.matrix, _MATRICES)
     return frame
 
@@ -154,13 +158,13 @@ def _to_420(frame: av.VideoFrame) -> av.VideoFrame:
             frame = frame.reformat(format="rgb24")
         return _reformat(frame, "yuv420p", matrix, matrix, ColorRange.JPEG, ColorRange.MPEG)
     # From YUV to YUV the matrix takes no part; a supported one on both sides keeps swscale from refusing.
-    code_range = ColorRange.JPEG if _is_full_range(frame) else ColorRange.MPEG
+    code_range = _span(_is_full_range(frame))
     return _reformat(frame, "yuv420p", Colorspace.ITU709, Colorspace.ITU709, code_range, code_range)
 
 
 def _grey_picture(frame: av.VideoFrame) -> Picture:
     if frame.format.name != "gray":
-        code_range = ColorRange.JPEG if _is_full_range(frame) else ColorRange.MPEG
+        code_range = _span(_is_full_range(frame))
         frame = _reformat(frame, "gray", Colorspace.ITU709, Colorspace.ITU709, code_range, code_range)
     y = _plane(frame, 0, frame.height, frame.width).copy()
     u, v = (np.full(((y.shape[0] + 1) // 2, (y.shape[1] + 1) // 2), 128, np.uint8) for _ in range(2))
@@ -190,7 +194,7 @@ def converted(picture: Picture, given: Colour, wanted: Colour) -> Picture:
     """The colours of a picture in the code values of another range and matrix; an unknown matrix is the other one."""
     known = [_SWS_MATRIX.get(colour.matrix) for colour in (given, wanted)]
     matrices = [matrix or known[1 - n] or Colorspace.ITU709 for n, matrix in enumerate(known)]
-    ranges = [ColorRange.JPEG if colour.full_range else ColorRange.MPEG for colour in (given, wanted)]
+    ranges = [_span(colour.full_range) for colour in (given, wanted)]
     return planes_of(_reformat(to_frame(picture, given), "yuv420p", *matrices, *ranges))
 
 
@@ -236,7 +240,7 @@ def to_rgb(picture: Picture, colour: Colour) -> np.ndarray:
     A matrix that is unspecified, or not one of plain YUV, reads as BT.709 from 720 lines on and BT.601 below.
     """
     matrix = _SWS_MATRIX.get(colour.matrix) or _SWS_MATRIX[usual_matrix(picture.height)]
-    code_range = ColorRange.JPEG if colour.full_range else ColorRange.MPEG
+    code_range = _span(colour.full_range)
     frame = _reformat(to_frame(picture, colour), "rgb24", matrix, matrix, code_range, ColorRange.JPEG)
     return _plane(frame, 0, picture.height, picture.width * 3).reshape(picture.height, picture.width, 3).copy()
 
@@ -250,6 +254,6 @@ def from_rgb(rgb: np.ndarray, colour: Colour) -> Picture:
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ValueError(f"an RGB picture is uint8 [H, W, 3], got {rgb.dtype} {list(rgb.shape)}")
     matrix = _SWS_MATRIX.get(colour.matrix) or _SWS_MATRIX[usual_matrix(rgb.shape[0])]
-    code_range = ColorRange.JPEG if colour.full_range else ColorRange.MPEG
+    code_range = _span(colour.full_range)
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24")
     return to_picture(_reformat(frame, "yuv420p", matrix, matrix, ColorRange.JPEG, code_range))

@@ -97,7 +97,7 @@ from .chunk import (
     pack_chunk,
     require_known,
 )
-from .errors import DamagedError, FormatError, SdvError, SettingError, SinkError, SourceError
+from .errors import DamagedError, FormatError, SdvError, SinkError, SourceError
 from .group import KEY, PREDICTED, CodedFrame, Group, pack_group, unpack_group
 from .header import Header, ModelId
 from .layout import (
@@ -329,8 +329,6 @@ class Reader:
 
     def read_group(self, number: int) -> Group:
         """The group number `number`. Raises DamagedError, naming its frames and time, if not intact."""
-        if self._file.closed:
-            raise SettingError(f"{self.path} has been closed")
         number = range(len(self.groups))[number]
         entry = self.groups[number]
         chunk = Chunk(entry.offset, GROUP, entry.size)

@@ -69,10 +69,12 @@ def decode(
     warning that says what was lost; only a damaged header, or nothing left to show, is still an error.
     """
     begin = time.monotonic()
-    if crf is not None and not 0 <= whole("crf", crf) <= 51:
-        raise SettingError(f"crf is {crf}; it can be 0 to 51")
-    if crf is not None and lossless:
-        raise SettingError("crf and lossless exclude each other: give one")
+    if crf is not None:
+        crf = whole("crf", crf)
+        if not 0 <= crf <= 51:
+            raise SettingError(f"crf is {crf}; it can be 0 to 51")
+        if lossless:
+            raise SettingError("crf and lossless exclude each other: give one")
     with ExitStack() as stack:
         reading = {"model": model, "device": device, "denoise": denoise, "denoiser": denoiser, "tolerant": tolerant}
         video = stack.enter_context(VideoReader(source, **reading))
@@ -92,7 +94,7 @@ def decode(
                 "-" if target is None else target,
                 video.info,
                 track_files=files,
-                crf=crf and int(crf),
+                crf=crf,
                 lossless=lossless,
                 format=None if path is None else path.suffix.lstrip(".").lower(),
                 frames=len(video),

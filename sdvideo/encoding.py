@@ -75,8 +75,7 @@ def encode(
 
     source: a path, or "-" for standard input. destination: by default, and in a folder, the source's name with .sdv.
     settings: the fields of EncodeSettings. resume: go on from what an interrupted call left beside the destination.
-    progress: called after every frame, with an AV1 base now and then, with (frames done, frames in all or None, bytes
-    of video so far, average frames per second or None). Raises the errors of errors.py.
+    progress: see settings.py; called after every frame, with an AV1 base now and then. Raises the errors of errors.py.
     """
     begin = time.monotonic()
     chosen = EncodeSettings(**settings)

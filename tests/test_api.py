@@ -64,7 +64,7 @@ def test_closing_ends_what_iterates(coded):
         frames = iter(video)
         next(frames)
     assert list(frames) == []
-    for use in (lambda: list(video), lambda: video[9]):
+    for use in (lambda: list(video), lambda: video[9], lambda: video.track_files().__enter__()):
         with pytest.raises(sdvideo.SettingError, match="has been closed"):
             use()
 

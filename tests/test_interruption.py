@@ -271,12 +271,10 @@ def test_no_exception_goes_through_torch_while_it_is_loaded(tmp_path):
         "except KeyboardInterrupt: print('through')",
     )
     (tmp_path / "torch.py").write_text("\n".join(lines))
-    script = "import signal; from sdvideo.interruption import ends_soon\n"
-    script += (
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # it is ignored where tests run in the background
-    )
-    script += "with ends_soon('interrupted'):\n    import torch\n"
+    # It is ignored where tests run in the background.
+    usual = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    script = "from sdvideo.interruption import ends_soon\nwith ends_soon('interrupted'):\n    import torch\n"
     path = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[1])))
-    command = [sys.executable, "-c", script]
+    command = [sys.executable, "-c", usual + script]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "interrupted")
