@@ -43,7 +43,7 @@ from ours import DEFAULT_PRESET, Ours, ours
 from peers import PEERS, Peer
 from plots import write_plots
 from quality import measure_point, one_thread_each
-from sdvideo.picture import Picture
+from sdvideo.frames import Picture
 from sdvideo.settings import BASES
 from speed import machine, measure_run, middle
 from stills import FORMATS, Format, OurFormat, read_still

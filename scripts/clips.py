@@ -12,10 +12,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sdvideo import fidelity
-from sdvideo.demux import open_source
-from sdvideo.mux import open_sink
-from sdvideo.picture import Frame, Picture, StreamInfo
+from sdvideo.frames import Frame, Picture, StreamInfo
+from sdvideo.media.muxer import open_sink
+from sdvideo.media.source import open_source
+from sdvideo.metrics import fidelity
 
 VIDEOS = (".mp4", ".mkv", ".mov", ".m4v", ".webm", ".avi", ".y4m")
 STILLS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")

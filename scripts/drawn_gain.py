@@ -17,11 +17,11 @@ import numpy as np
 
 from curves import bits_ratio
 from prepare_base import read
-from sdvideo import base
-from sdvideo.base import EFFORT, SCALES, decode_draft, encode_base
-from sdvideo.drawn import is_drawn
-from sdvideo.fidelity import decibel, structure
-from sdvideo.picture import Picture
+from sdvideo.codecs.av1 import bitstream as base
+from sdvideo.codecs.av1.bitstream import EFFORT, SCALES, decode_draft, encode_base
+from sdvideo.codecs.av1.screen_content import is_drawn
+from sdvideo.frames import Picture
+from sdvideo.metrics.fidelity import decibel, structure
 
 CRFS = 34, 46, 58
 PRESETS = "fast", "balanced"

@@ -24,9 +24,9 @@ from PIL import Image
 import sdvideo
 from clips import STILLS, files_in
 from journal import number, row_of, say
-from sdvideo.colour import from_rgb, to_rgb
-from sdvideo.fidelity import psnr, structure
-from sdvideo.picture import Colour
+from sdvideo.frames import Colour
+from sdvideo.media.colour import from_rgb, to_rgb
+from sdvideo.metrics.fidelity import psnr, structure
 
 SIDE = 512
 COLOUR = Colour(full_range=True, matrix=5)  # as in JPEG

@@ -23,8 +23,8 @@ import sdvideo
 from clips import Clip
 from journal import number, row_of, say
 from material import Material, write_material
-from sdvideo.colour import to_rgb
-from sdvideo.picture import Colour, Picture
+from sdvideo.frames import Colour, Picture
+from sdvideo.media.colour import to_rgb
 
 KEYINT = 48
 CLOSE = 0.01  # of the bits aimed at

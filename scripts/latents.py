@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 import sdvideo
 from clips import VIDEOS, Clip, files_in, without_tracks
 from journal import number, row_of
-from sdvideo.latent_space import LEVELS
-from sdvideo.models import load_model
-from sdvideo.mux import open_sink
+from sdvideo.codecs.latent.latent_space import LEVELS
+from sdvideo.codecs.latent.model_loading import load_model
+from sdvideo.media.muxer import open_sink
 from speed import machine
 
 QUALITIES = (40, 60, 80, 100)

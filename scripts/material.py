@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from clips import Clip, without_tracks
-from sdvideo.mux import open_sink
-from sdvideo.picture import Picture, StreamInfo
-from sdvideo.stability import SourceMotion, source_motion
+from sdvideo.frames import Picture, StreamInfo
+from sdvideo.media.muxer import open_sink
+from sdvideo.metrics.flicker import SourceMotion, source_motion
 
 
 class Hole(Exception):

@@ -45,13 +45,13 @@ import sdvideo
 from clips import VIDEOS, Clip, files_in, psnr, without_tracks
 from curves import bits_ratio
 from journal import number, row_of, say, write_json
+from sdvideo.codecs.latent.frame_codec import FrameDecoder, FrameEncoder
+from sdvideo.codecs.latent.model_loading import load_model
+from sdvideo.codecs.latent.rate_control import ConstantQuality, step_index
 from sdvideo.container import Reader
-from sdvideo.demux import open_source
-from sdvideo.loop import FrameDecoder, FrameEncoder
-from sdvideo.models import load_model
-from sdvideo.mux import open_sink
-from sdvideo.picture import Frame, Picture
-from sdvideo.rate import ConstantQuality, step_index
+from sdvideo.frames import Frame, Picture
+from sdvideo.media.muxer import open_sink
+from sdvideo.media.source import open_source
 from sdvideo.settings import DEFAULT_QUALITY
 
 PARTS = ("exact", "still", "inter", "speed", "memory")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import sdvideo
 from material import Material
-from sdvideo.models import load_model, restorer_id
-from sdvideo.picture import Picture
+from sdvideo.codecs.latent.model_loading import load_model, restorer_id
+from sdvideo.frames import Picture
 from sdvideo.settings import PRESETS
 
 DEFAULT_PRESET = "balanced"

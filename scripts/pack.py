@@ -11,7 +11,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from sdvideo.embedded import WEIGHTS
+from sdvideo.weights import EMBEDDED
 
 
 def main() -> None:
@@ -23,11 +23,11 @@ def main() -> None:
     tensors = {f"transform.{name}": value.half() for name, value in state["transform"].items()}
     # Rounded to what coding uses, so that nothing depends on how float16 rounds.
     tensors |= {f"context.{name}": value.float() for name, value in state["context"].items()}
-    WEIGHTS.parent.mkdir(exist_ok=True)
+    EMBEDDED.parent.mkdir(exist_ok=True)
     safetensors.torch.save_file(
-        {name: value.contiguous() for name, value in tensors.items()}, WEIGHTS, {"revision": options.revision}
+        {name: value.contiguous() for name, value in tensors.items()}, EMBEDDED, {"revision": options.revision}
     )
-    print(f"{WEIGHTS}: {WEIGHTS.stat().st_size:,} bytes")
+    print(f"{EMBEDDED}: {EMBEDDED.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ import av
 import numpy as np
 
 from material import Hole, Material
-from sdvideo.picture import Picture
-from sdvideo.vmaf import find_ffmpeg
+from sdvideo.frames import Picture
+from sdvideo.metrics.vmaf import find_ffmpeg
 
 _LANCZOS = "flags=lanczos+accurate_rnd+bitexact+full_chroma_inp"
 

@@ -25,13 +25,14 @@ import torch
 
 from curves import bits_ratio
 from prepare_base import held_back, read
-from sdvideo.base import EFFORT, Filter, decode_draft, encode_base
-from sdvideo.fidelity import decibel, structure
-from sdvideo.models import PREFILTER, load_restorer
-from sdvideo.picture import Picture
-from sdvideo.prefilter import Prefilter
-from sdvideo.restore import Canvas
-from sdvideo.stability import SourceMotion, source_motion
+from sdvideo.codecs.av1.bitstream import EFFORT, Filter, decode_draft, encode_base
+from sdvideo.codecs.av1.prefilter import Prefilter
+from sdvideo.codecs.latent.model_loading import load_restorer
+from sdvideo.frames import Picture
+from sdvideo.metrics.fidelity import decibel, structure
+from sdvideo.metrics.flicker import SourceMotion, source_motion
+from sdvideo.restoration.restorer import Canvas
+from sdvideo.weights import PREFILTER
 
 LADDERS = {Fraction(1): (42, 49, 56, 63), Fraction(2, 3): (54, 57, 60, 63)}
 SIZE = 864, 480

@@ -17,7 +17,7 @@ import av
 import cv2
 import numpy as np
 
-from sdvideo.motion import Estimator
+from sdvideo.motion.block_matching import Estimator
 
 
 def read_planes(path: Path, frames: int) -> np.ndarray:

@@ -33,14 +33,14 @@ import cv2
 import numpy as np
 import torch
 
-from sdvideo.base import EFFORT, Filter, decode_draft, encode_base
-from sdvideo.colour import planes_of
-from sdvideo.header import SCALES
-from sdvideo.models import load_prefilter
-from sdvideo.picture import Picture
-from sdvideo.restore import NO_TRUST, Tracer, grid, halved
-from sdvideo.scaling import scaled
-from sdvideo.stability import source_motion
+from sdvideo.codecs.av1.bitstream import EFFORT, Filter, decode_draft, encode_base
+from sdvideo.codecs.latent.model_loading import load_prefilter
+from sdvideo.container.header import SCALES
+from sdvideo.frames import Picture
+from sdvideo.media.colour import planes_of
+from sdvideo.media.scaling import scaled
+from sdvideo.metrics.flicker import source_motion
+from sdvideo.restoration.restorer import NO_TRUST, Tracer, grid, halved
 
 JUDGED = [(crf, scale) for scale in SCALES for crf in (40, 55)]
 

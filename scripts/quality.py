@@ -14,9 +14,9 @@ import cv2
 from material import Hole, Material
 from ours import Ours
 from peers import Peer
-from sdvideo.fidelity import psnr, structure
-from sdvideo.stability import flicker, whole
-from sdvideo.vmaf import Scorer
+from sdvideo.metrics.fidelity import psnr, structure
+from sdvideo.metrics.flicker import flicker, whole
+from sdvideo.metrics.vmaf import Scorer
 
 
 def one_thread_each() -> None:

@@ -20,11 +20,11 @@ from PIL import __version__ as pillow_version
 import sdvideo
 from clips import psnr
 from ours import DEFAULT_PRESET, Ours
-from sdvideo.colour import from_rgb, to_rgb
 from sdvideo.container import Reader
-from sdvideo.fidelity import structure
-from sdvideo.mux import open_sink
-from sdvideo.picture import Colour, Frame, Picture, StreamInfo
+from sdvideo.frames import Colour, Frame, Picture, StreamInfo
+from sdvideo.media.colour import from_rgb, to_rgb
+from sdvideo.media.muxer import open_sink
+from sdvideo.metrics.fidelity import structure
 
 COLOUR = Colour(full_range=False, matrix=6)
 

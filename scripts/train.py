@@ -24,11 +24,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from sdvideo import context as ctx
-from sdvideo.embedded import CHANNELS, WEIGHTS, Transform, from_patches, load_networks, to_patches
-from sdvideo.motion import compensate
-from sdvideo.quantise import LAMBDA, step_size
-from sdvideo.rate import beside_base
+from sdvideo.codecs.latent.coding import context_model as ctx
+from sdvideo.codecs.latent.coding.rdoq import LAMBDA, step_size
+from sdvideo.codecs.latent.embedded import CHANNELS, Transform, from_patches, load_networks, to_patches
+from sdvideo.codecs.latent.rate_control import beside_base
+from sdvideo.motion.block_matching import compensate
+from sdvideo.weights import EMBEDDED
 
 
 def load(folder: Path, hold_back: int) -> tuple[list, list]:
@@ -262,7 +263,7 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     shots, held_back = load(options.data, 20)
     moving = [s for s in shots if len(s[0]) >= options.length]
-    transform, context = load_networks(WEIGHTS.read_bytes()) if options.go_on else (Transform(), ctx.ContextModel())
+    transform, context = load_networks(EMBEDDED.read_bytes()) if options.go_on else (Transform(), ctx.ContextModel())
     if options.start:
         state = torch.load(options.start, weights_only=True)
         transform.load_state_dict(state["transform"])

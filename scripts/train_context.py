@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 import train
-from sdvideo import context as ctx
-from sdvideo.embedded import EmbeddedModel, Transform
-from sdvideo.loop import FrameEncoder
-from sdvideo.picture import Frame, Picture
-from sdvideo.rate import ConstantQuality
+from sdvideo.codecs.latent.coding import context_model as ctx
+from sdvideo.codecs.latent.embedded import EmbeddedModel, Transform
+from sdvideo.codecs.latent.frame_codec import FrameEncoder
+from sdvideo.codecs.latent.rate_control import ConstantQuality
+from sdvideo.frames import Frame, Picture
 
 
 def pictures(planes: np.ndarray):

@@ -19,12 +19,13 @@ import numpy as np
 from tqdm import tqdm
 
 from clips import VIDEOS, files_in
-from sdvideo import svt
-from sdvideo.allocation import draft_at, level_of
-from sdvideo.base import GROUP_OPTIONS, SCALES
-from sdvideo.demux import open_source
-from sdvideo.heads import LONGEST_PLAN, PLANS, PRIORS, learned, obus, pack_plans, pack_priors
-from sdvideo.picture import Picture
+from sdvideo.codecs.av1 import svt_process as svt
+from sdvideo.codecs.av1.bitstream import GROUP_OPTIONS, SCALES
+from sdvideo.codecs.av1.header_compression import LONGEST_PLAN, learned, obus, pack_plans, pack_priors
+from sdvideo.codecs.av1.rate_control import draft_at, level_of
+from sdvideo.frames import Picture
+from sdvideo.media.source import open_source
+from sdvideo.weights import HEADER_PLANS, HEADER_PRIORS
 
 # Preset (1 codes as 3, 7 as 6 does), mini-GOPs of 2**this - 1, and whether the pictures are taken for drawn.
 WAYS = [(preset, levels, drawn) for drawn in (0, 1) for preset in (3, 6) for levels in (4, 5)]
@@ -65,7 +66,7 @@ def find_plans() -> None:
             else:
                 shared = next((at for at, pair in enumerate(zip(plan, longest)) if pair[0] != pair[1]), len(plan))
             plans.append((shared, plan[shared:]))
-    PLANS.write_bytes(pack_plans(plans))
+    HEADER_PLANS.write_bytes(pack_plans(plans))
 
 
 def groups(folders: list[Path]) -> Iterator[tuple[bytes, ...]]:
@@ -85,7 +86,7 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     folders = parser.parse_args().folders
     find_plans()
-    PRIORS.write_bytes(pack_priors(learned(groups(folders))))
+    HEADER_PRIORS.write_bytes(pack_priors(learned(groups(folders))))
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 
-from sdvideo.models import PREFILTER, RESTORER
-from sdvideo.prefilter import SQUARE, Prefiltering
-from sdvideo.restore import NO_TRUST, Restoration, setting_of
+from sdvideo.codecs.av1.prefilter import SQUARE, Prefiltering
+from sdvideo.restoration.restorer import NO_TRUST, Restoration, setting_of
+from sdvideo.weights import PREFILTER, RESTORATION
 from standin import code, step_of
 from train_restore import (
     JUDGE_EVERY,
@@ -194,7 +194,7 @@ def train(options: argparse.Namespace) -> None:
     fitting = [s for s in sources if s.frames >= LENGTH and min(s.height, s.width) >= options.crop]
     light = torch.autocast(device, torch.bfloat16, enabled=device == "cuda" or options.light)
     restoration = Restoration().to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    restoration.load_state_dict(safetensors.torch.load_file(RESTORER, device))
+    restoration.load_state_dict(safetensors.torch.load_file(RESTORATION, device))
     course = Course(lightly(torch.compile(restoration) if device == "cuda" else restoration, light), device)
     run = Run(options, device, Prefiltering(), PREFILTER)
     rng = np.random.default_rng((options.seed, run.steps))

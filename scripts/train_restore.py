@@ -33,9 +33,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sdvideo.fidelity import structure
-from sdvideo.models import RESTORER
-from sdvideo.restore import NO_TRUST, Restoration, from_patches, setting_of, to_patches
+from sdvideo.metrics.fidelity import structure
+from sdvideo.restoration.restorer import NO_TRUST, Restoration, from_patches, setting_of, to_patches
+from sdvideo.weights import RESTORATION
 
 FIDELITY, STRUCTURE, STEADINESS, CHROMA = 250.0, 12.0, 150.0, 1 / 8
 SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001)  # the three finer scales of Wang et al. (2003)
@@ -306,7 +306,7 @@ def train(options: argparse.Namespace) -> None:
     shots = [Shot(path, device) for path in paths if not path.name.startswith("judge_")]
     longest = LENGTHS[-1][1]
     shots = [shot for shot in shots if shot.frames >= longest and min(shot.height, shot.width) >= options.crop]
-    run = Run(options, device, Restoration(), RESTORER)
+    run = Run(options, device, Restoration(), RESTORATION)
     rng = np.random.default_rng((options.seed, run.steps))
     averaged = Restoration().to(device, memory_format=torch.channels_last)
     light = torch.autocast(device, torch.bfloat16, enabled=device == "cuda" or options.light)
@@ -366,7 +366,7 @@ def arguments(description: str, minutes: float, batch: int, crop: int, rate: flo
 def main() -> None:
     options = arguments(__doc__, minutes=45, batch=4, crop=128, rate=2e-3)
     if options.export:
-        export(options.out, RESTORER, options.export)
+        export(options.out, RESTORATION, options.export)
     else:
         train(options)
 

@@ -6,7 +6,7 @@ import sys
 
 def main() -> None:
     try:
-        from .cli import main as command_line  # here, because an interrupt may come this early
+        from sdvideo.cli.app import main as command_line  # here, because an interrupt may come this early
 
         command_line()
     except (KeyboardInterrupt, SystemExit) as end:

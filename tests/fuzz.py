@@ -42,21 +42,21 @@ if __name__ == "__main__" and "--guided" in sys.argv:
     import atheris
 
     with atheris.instrument_imports(include=["sdvideo"]):
+        import sdvideo.codecs.latent.coding.adaptive_coder
+        import sdvideo.codecs.latent.frame_codec
         import sdvideo.container
-        import sdvideo.loop
-        import sdvideo.plain
 
 import sdvideo
-from sdvideo.base import BaseDecoder, encode_base, pack_step
+from sdvideo.codecs.av1.bitstream import BaseDecoder, encode_base, pack_step
+from sdvideo.codecs.latent.coding.adaptive_coder import PlainCoder
+from sdvideo.codecs.latent.coding.frame_syntax import FramePlan, FrameSymbols, code_frame
+from sdvideo.codecs.latent.coding.rdoq import Chooser
+from sdvideo.codecs.latent.frame_codec import FrameDecoder
 from sdvideo.container import KEY, PREDICTED, CodedFrame, Group, Header, ModelId, Reader, Writer, unpack_group
+from sdvideo.container.group import put_svarint, put_varint, take_svarint, take_varint
+from sdvideo.container.index import MAJOR, MAX_HEADER, deflated, inflated
 from sdvideo.errors import FormatError, SdvError
-from sdvideo.group import put_svarint, put_varint, take_svarint, take_varint
-from sdvideo.layout import MAJOR, MAX_HEADER, deflated, inflated
-from sdvideo.loop import FrameDecoder
-from sdvideo.picture import Chapter, Picture, StreamInfo, Track
-from sdvideo.plain import PlainCoder
-from sdvideo.quantise import Chooser
-from sdvideo.symbols import FramePlan, FrameSymbols, code_frame
+from sdvideo.frames import Chapter, Picture, StreamInfo, Track
 
 SECONDS = 2.0  # of the processor's time that one input may take
 PATIENCE = 60.0  # seconds by the clock, on a busy machine, after which it hangs

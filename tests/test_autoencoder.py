@@ -12,15 +12,15 @@ import pytest
 import torch
 from conftest import tiny_dc
 
-from sdvideo import autoencoder, latent_space
+from sdvideo.codecs.latent import autoencoder, latent_space
+from sdvideo.codecs.latent.coding.adaptive_coder import PlainCoder
+from sdvideo.codecs.latent.coding.frame_syntax import FramePlan, FrameSymbols, code_frame
+from sdvideo.codecs.latent.coding.rdoq import Chooser, Taker, dequantise, worth_coding
+from sdvideo.codecs.latent.model import blank_symbols
+from sdvideo.codecs.latent.model_loading import load_model
 from sdvideo.container import ModelId
 from sdvideo.errors import DamagedError, ModelError
-from sdvideo.latents import blank_symbols
-from sdvideo.models import load_model
-from sdvideo.picture import Picture
-from sdvideo.plain import PlainCoder
-from sdvideo.quantise import Chooser, Taker, dequantise, worth_coding
-from sdvideo.symbols import FramePlan, FrameSymbols, code_frame
+from sdvideo.frames import Picture
 
 STEP = 130  # index, see quantise.step_size
 

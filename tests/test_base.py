@@ -18,19 +18,20 @@ import torch
 from conftest import Clip, Clips
 
 import sdvideo
-from sdvideo import encoding, restore
-from sdvideo.allocation import cheapest_scale, draft_at, level_of
-from sdvideo.base import SCALES, BaseDecoder, base_size, encode_base, pack_step, unpack_step
-from sdvideo.colour import planes_of
+from sdvideo import encoder as encoding
+from sdvideo.codecs.av1.bitstream import SCALES, BaseDecoder, base_size, encode_base, pack_step, unpack_step
+from sdvideo.codecs.av1.rate_control import cheapest_scale, draft_at, level_of
 from sdvideo.container import KEY, Reader
-from sdvideo.demux import open_source
+from sdvideo.container.index import inflated
 from sdvideo.errors import DamagedError, SettingError, SinkError
-from sdvideo.fidelity import psnr, structure
-from sdvideo.layout import inflated
-from sdvideo.mux import open_sink
-from sdvideo.picture import Picture
-from sdvideo.scaling import scaled
-from sdvideo.shots import shots
+from sdvideo.frames import Picture
+from sdvideo.media.colour import planes_of
+from sdvideo.media.muxer import open_sink
+from sdvideo.media.scaling import scaled
+from sdvideo.media.source import open_source
+from sdvideo.metrics.fidelity import psnr, structure
+from sdvideo.motion.scene_cuts import shots
+from sdvideo.restoration import restorer as restore
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
 

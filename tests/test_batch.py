@@ -13,7 +13,7 @@ from conftest import Recipe, synthesise, write_clip
 from PIL import Image
 from test_cli import COMMAND, ENVIRONMENT, error, objects, run
 
-from sdvideo.output import part_of
+from sdvideo.runtime.output_files import part_of
 
 FAST = ("--preset", "fast", "--keyint", 8)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdvideo.mux import open_sink
-from sdvideo.picture import Frame, Picture, StreamInfo
+from sdvideo.frames import Frame, Picture, StreamInfo
+from sdvideo.media.muxer import open_sink
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 

@@ -22,11 +22,11 @@ import pytest
 from conftest import Recipe, synthesise, write_clip
 
 import sdvideo
-from sdvideo import console
+from sdvideo.cli import console
 from sdvideo.container import Reader, Writer
 from sdvideo.errors import SinkError
-from sdvideo.output import part_of, whole_file
-from sdvideo.vmaf import SCORES, find_ffmpeg
+from sdvideo.metrics.vmaf import SCORES, find_ffmpeg
+from sdvideo.runtime.output_files import part_of, whole_file
 
 COMMAND = [sys.executable, "-m", "sdvideo"]
 # Clips this small gain nothing from threads, and a busy machine is slow to gather them.

@@ -22,19 +22,19 @@ import pytest
 from conftest import Clip, Clips, Recipe, synthesise, write_clip
 
 import sdvideo
+from sdvideo.codecs.latent.coding.frame_syntax import FramePlan, FrameSymbols, code_frame
+from sdvideo.codecs.latent.coding.range_coder import SymbolReader, SymbolWriter
+from sdvideo.codecs.latent.coding.rdoq import Chooser
+from sdvideo.codecs.latent.frame_codec import FrameDecoder, FrameEncoder
+from sdvideo.codecs.latent.model import blank_symbols
+from sdvideo.codecs.latent.model_loading import load_model
+from sdvideo.codecs.latent.rate_control import ConstantQuality
 from sdvideo.container import KEY, PREDICTED, CodedFrame, Reader
-from sdvideo.demux import open_source
-from sdvideo.entropy import SymbolReader, SymbolWriter
 from sdvideo.errors import DamagedError, FormatError
-from sdvideo.fidelity import psnr
-from sdvideo.latents import blank_symbols
-from sdvideo.loop import FrameDecoder, FrameEncoder
-from sdvideo.models import load_model
-from sdvideo.picture import Frame, Picture
-from sdvideo.quantise import Chooser
-from sdvideo.rate import ConstantQuality
+from sdvideo.frames import Frame, Picture
+from sdvideo.media.source import open_source
+from sdvideo.metrics.fidelity import psnr
 from sdvideo.settings import BASES
-from sdvideo.symbols import FramePlan, FrameSymbols, code_frame
 
 GOLDEN = Path(__file__).parent / "golden"
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"

@@ -31,9 +31,9 @@ from sdvideo.container import (
     unpack_group,
     verify,
 )
+from sdvideo.container.index import MAJOR, deflated, inflated
 from sdvideo.errors import DamagedError, FormatError, SinkError, SourceError
-from sdvideo.layout import MAJOR, deflated, inflated
-from sdvideo.picture import Chapter, Colour, StreamInfo, Track
+from sdvideo.frames import Chapter, Colour, StreamInfo, Track
 
 MODEL = ModelId("embedded", "3", "0123456789abcdef" * 4)
 INFO = StreamInfo(

@@ -19,7 +19,7 @@ import pytest
 import sdvideo
 from sdvideo.container import Reader, Writer
 from sdvideo.errors import DamagedError, FormatError
-from sdvideo.picture import Picture
+from sdvideo.frames import Picture
 
 COMMAND = [sys.executable, "-m", "sdvideo"]
 KINDS = {"cut", "checksum", "missing", "structure", "decode"}

@@ -17,16 +17,16 @@ import torch
 from torch.utils.data import DataLoader
 
 import sdvideo
-from sdvideo.colour import to_rgb
+from sdvideo.codecs.latent.coding.rdoq import step_size
+from sdvideo.codecs.latent.frame_codec import FrameDecoder
+from sdvideo.codecs.latent.latent_space import FINE, LEVELS
+from sdvideo.codecs.latent.model_loading import load_model
 from sdvideo.container import Reader
-from sdvideo.demux import open_source
+from sdvideo.container.index import inflated
 from sdvideo.errors import DamagedError, FormatError, ModelError, SettingError
-from sdvideo.latent_space import FINE, LEVELS
-from sdvideo.layout import inflated
-from sdvideo.loop import FrameDecoder
-from sdvideo.models import load_model
-from sdvideo.picture import Colour, Picture
-from sdvideo.quantise import step_size
+from sdvideo.frames import Colour, Picture
+from sdvideo.media.colour import to_rgb
+from sdvideo.media.source import open_source
 
 FRAMES = 24
 KEYINT = 7
@@ -166,7 +166,7 @@ def test_the_autoencoder_is_not_needed_nor_diffusers(made):
     code = (
         "import sys, sdvideo\n"
         "with sdvideo.open(sys.argv[1]) as video: video.latents(3, 5)\n"
-        "print(*[name for name in ('diffusers', 'sdvideo.autoencoder') if name in sys.modules])"
+        "print(*[name for name in ('diffusers', 'sdvideo.codecs.latent.autoencoder') if name in sys.modules])"
     )
     run = [sys.executable, "-c", code, str(made.files / "b.sdv")]
     assert subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip() == ""

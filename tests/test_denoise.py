@@ -17,10 +17,10 @@ import torch
 from conftest import Recipe, synthesise, write_clip
 
 import sdvideo
-from sdvideo import autoencoder
-from sdvideo.denoise import SCHEDULERS, load_denoiser
+from sdvideo.codecs.latent import autoencoder
+from sdvideo.codecs.latent.denoise import SCHEDULERS, load_denoiser
+from sdvideo.codecs.latent.model_loading import load_model
 from sdvideo.errors import ModelError, SettingError
-from sdvideo.models import load_model
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

@@ -10,12 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
-from sdvideo import base, svt
-from sdvideo.base import EFFORT, PROBE, SCALES, decode_draft, encode_base
-from sdvideo.demux import open_source
-from sdvideo.drawn import is_drawn, plainness
-from sdvideo.fidelity import psnr
-from sdvideo.picture import Picture
+from sdvideo.codecs.av1 import bitstream as base
+from sdvideo.codecs.av1 import svt_process as svt
+from sdvideo.codecs.av1.bitstream import EFFORT, PROBE, SCALES, decode_draft, encode_base
+from sdvideo.codecs.av1.screen_content import is_drawn, plainness
+from sdvideo.frames import Picture
+from sdvideo.media.source import open_source
+from sdvideo.metrics.fidelity import psnr
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdvideo.entropy import ESCAPE, REACH, TABLES, SymbolReader, SymbolWriter, value_costs
+from sdvideo.codecs.latent.coding.range_coder import ESCAPE, REACH, TABLES, SymbolReader, SymbolWriter, value_costs
 from sdvideo.errors import DamagedError
 
 # (what, tables, integers); table 0 can only say zero.

@@ -13,12 +13,13 @@ import pytest
 import torch
 
 import sdvideo
-from sdvideo import context, motion
+from sdvideo.codecs.latent.coding import context_model as context
+from sdvideo.codecs.latent.embedded import load_embedded
+from sdvideo.codecs.latent.frame_codec import FrameDecoder
 from sdvideo.container import Reader
-from sdvideo.embedded import load_embedded
-from sdvideo.loop import FrameDecoder
-from sdvideo.picture import Picture
-from sdvideo.predict import is_cut, unchanged
+from sdvideo.frames import Picture
+from sdvideo.motion import block_matching as motion
+from sdvideo.motion.predict import is_cut, unchanged
 
 
 @pytest.fixture(scope="module")

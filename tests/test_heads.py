@@ -10,11 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from sdvideo import heads
-from sdvideo.base import SCALES, encode_base
-from sdvideo.demux import open_source
+from sdvideo.codecs.av1 import header_compression as heads
+from sdvideo.codecs.av1.bitstream import SCALES, encode_base
+from sdvideo.codecs.av1.header_compression import (
+    LONGEST_PLAN,
+    Unpacker,
+    obus,
+    pack_plans,
+    pack_units,
+    unpack_plans,
+)
 from sdvideo.errors import DamagedError, SinkError
-from sdvideo.heads import LONGEST_PLAN, PLANS, PRIORS, Unpacker, obus, pack_plans, pack_units, unpack_plans
+from sdvideo.media.source import open_source
+from sdvideo.weights import HEADER_PLANS, HEADER_PRIORS
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
 
@@ -109,15 +117,15 @@ def test_damage_is_told_or_gives_other_obus(units):
 
 def test_the_format_stays(units):
     """Files depend on plans, priors, and every number the experts come to: what changes here is another format."""
-    digests = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in (PLANS, PRIORS)]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in (HEADER_PLANS, HEADER_PRIORS)]
     assert digests == ["358be7dec8e95926", "daac9e02ac07a10a"]
     fixed = [obu(1, bytes(range(11))) + obu(6, bytes(range(100, 160))), obu(3, b"\xf8"), obu(6, bytes(range(40)))] * 9
     assert hashlib.sha256(b"".join(pack_units(fixed))).hexdigest()[:16] == "0d0302fd547878b0"
 
 
 def test_plans_and_priors_come_back():
-    plans = unpack_plans(PLANS.read_bytes())
+    plans = unpack_plans(HEADER_PLANS.read_bytes())
     assert len(plans) % LONGEST_PLAN == 0
     assert unpack_plans(pack_plans(plans)) == plans
-    priors = heads.unpack_priors(PRIORS.read_bytes())
+    priors = heads.unpack_priors(HEADER_PRIORS.read_bytes())
     assert len(priors) > 10_000 and heads.unpack_priors(heads.pack_priors(priors)) == priors

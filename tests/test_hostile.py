@@ -24,15 +24,15 @@ import pytest
 from fuzz import Mutator, Parts, av1_units, plain_file
 
 import sdvideo
-from sdvideo import heads
-from sdvideo.base import BaseDecoder, pack_step
+from sdvideo.codecs.av1 import header_compression as heads
+from sdvideo.codecs.av1.bitstream import BaseDecoder, pack_step
+from sdvideo.codecs.av1.header_compression import pack_units
+from sdvideo.codecs.latent.model_loading import load_model, restorer_id
 from sdvideo.container import KEY, PREDICTED, CodedFrame, Group, Header, ModelId, Reader, Writer, pack_group
+from sdvideo.container.group import put_svarint, put_varint
 from sdvideo.errors import DamagedError, FormatError, ModelError, SdvError, SinkError
-from sdvideo.group import put_svarint, put_varint
-from sdvideo.heads import pack_units
-from sdvideo.models import load_model, restorer_id
-from sdvideo.mux import open_sink
-from sdvideo.picture import Picture, StreamInfo
+from sdvideo.frames import Picture, StreamInfo
+from sdvideo.media.muxer import open_sink
 
 TESTS = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(TESTS.parent), str(TESTS)))}
@@ -251,8 +251,8 @@ import sys
 from contextlib import suppress
 from sdvideo.container import ModelId
 from sdvideo.errors import ModelError
-from sdvideo.models import load_model
-import huggingface_hub, sdvideo.autoencoder
+from sdvideo.codecs.latent.model_loading import load_model
+import huggingface_hub, sdvideo.codecs.latent.autoencoder
 canary = sys.argv[1]
 sys.addaudithook(lambda event, found: canary in str(found) and print("touched", event, found))
 commit, climbing = "0" * 40, "../../../canary/config.json"
@@ -288,7 +288,7 @@ def test_a_folder_beside_is_not_the_model_of_the_hub(tmp_path, monkeypatch):
 @pytest.fixture
 def sound(clips) -> bytes:
     """A track file as an honest encoder makes it."""
-    from sdvideo.demux import open_source
+    from sdvideo.media.source import open_source
 
     with open_source(clips["cfr"].path) as source:
         return source.track_files()[0].read_bytes()

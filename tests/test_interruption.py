@@ -19,7 +19,7 @@ import pytest
 from conftest import Recipe, synthesise, write_clip
 from test_cli import COMMAND, ENVIRONMENT
 
-from sdvideo.output import part_of
+from sdvideo.runtime.output_files import part_of
 
 try:
     import resource
@@ -273,7 +273,7 @@ def test_no_exception_goes_through_torch_while_it_is_loaded(tmp_path):
     (tmp_path / "torch.py").write_text("\n".join(lines))
     # It is ignored where tests run in the background.
     usual = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    script = "from sdvideo.interruption import ends_soon\nwith ends_soon('interrupted'):\n    import torch\n"
+    script = "from sdvideo.runtime.signals import ends_soon\nwith ends_soon('interrupted'):\n    import torch\n"
     path = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[1])))
     command = [sys.executable, "-c", usual + script]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60)

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from conftest import Clip, Recipe, synthesise, write_clip
 
-from sdvideo import colour
-from sdvideo.demux import Source, open_source
 from sdvideo.errors import SinkError, SourceError
-from sdvideo.mux import open_sink
-from sdvideo.picture import Colour, Frame, Picture, StreamInfo
+from sdvideo.frames import Colour, Frame, Picture, StreamInfo
+from sdvideo.media import colour
+from sdvideo.media.muxer import open_sink
+from sdvideo.media.source import Source, open_source
 
 
 def planes_of(picture: Picture) -> tuple[np.ndarray, ...]:

@@ -18,12 +18,12 @@ import torch
 from conftest import Recipe, synthesise, tiny_dc, write_clip
 
 import sdvideo
-from sdvideo.colour import from_rgb, to_rgb
+from sdvideo.codecs.latent.coding.rdoq import step_size
 from sdvideo.container import Reader, Writer
-from sdvideo.demux import open_source
-from sdvideo.fidelity import psnr
-from sdvideo.picture import Colour, Picture
-from sdvideo.quantise import step_size
+from sdvideo.frames import Colour, Picture
+from sdvideo.media.colour import from_rgb, to_rgb
+from sdvideo.media.source import open_source
+from sdvideo.metrics.fidelity import psnr
 
 ROOT = Path(__file__).parents[1]
 FRAMES = 3

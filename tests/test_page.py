@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from conftest import Clips, synthesise
 
-import sdvideo.page
-from sdvideo.page import Pair, select, write_page
-from sdvideo.picture import Colour, Picture
+import sdvideo.reporting.html
+from sdvideo.frames import Colour, Picture
+from sdvideo.reporting.html import Pair, select, write_page
 
 COUNT, RATE, CUT = 60, 25, 40
 BITS, SQUARE = 6, 16  # each picture carries its number in squares along its upper edge
@@ -143,7 +143,7 @@ def test_playback_that_is_too_large_is_coded_again(monkeypatch: pytest.MonkeyPat
     rng = np.random.default_rng(1)
     grey = np.full((64, 96), 128, np.uint8)
     noise = [Picture(rng.integers(16, 235, (128, 192), np.uint8), grey, grey) for _ in range(30)]
-    monkeypatch.setattr(sdvideo.page, "_FILM_BYTES", 100_000)
+    monkeypatch.setattr(sdvideo.reporting.html, "_FILM_BYTES", 100_000)
     page = built(FakeReport(len(noise)), [Pair(i, picture, picture) for i, picture in enumerate(noise)])
     assert 20_000 < len(embedded(page, "webm")) * 3 / 4 < 100_000
 

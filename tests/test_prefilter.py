@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 import pytest
 
-from sdvideo.base import EFFORT, Filter, decode_draft, encode_base
-from sdvideo.demux import open_source
-from sdvideo.fidelity import psnr, structure
-from sdvideo.models import load_prefilter, load_restorer
-from sdvideo.picture import Picture
-from sdvideo.restore import Canvas
+from sdvideo.codecs.av1.bitstream import EFFORT, Filter, decode_draft, encode_base
+from sdvideo.codecs.latent.model_loading import load_prefilter, load_restorer
+from sdvideo.frames import Picture
+from sdvideo.media.source import open_source
+from sdvideo.metrics.fidelity import psnr, structure
+from sdvideo.restoration.restorer import Canvas
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
 FULL = Fraction(1)

@@ -16,12 +16,12 @@ import torch
 from conftest import Clips, Planes, Recipe, synthesise, write_clip
 
 import sdvideo
+from sdvideo.codecs.latent.model_loading import load_model
+from sdvideo.codecs.latent.quantizers.palette import unpacked_size
 from sdvideo.container import KEY, CodedFrame, Group, Reader, Writer
-from sdvideo.demux import open_source
 from sdvideo.errors import DamagedError, FormatError, SettingError
-from sdvideo.models import load_model
-from sdvideo.palette import unpacked_size
-from sdvideo.picture import Picture
+from sdvideo.frames import Picture
+from sdvideo.media.source import open_source
 
 BYTES = ("8bit", "palette")
 

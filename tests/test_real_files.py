@@ -21,9 +21,9 @@ import torch
 from conftest import synthesise
 
 import sdvideo
-from sdvideo.demux import open_source
-from sdvideo.mux import open_sink
-from sdvideo.picture import Frame, Picture, StreamInfo
+from sdvideo.frames import Frame, Picture, StreamInfo
+from sdvideo.media.muxer import open_sink
+from sdvideo.media.source import open_source
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,13 @@ import pytest
 from conftest import Clips, Recipe, synthesise, write_clip
 
 import sdvideo
-from sdvideo.colour import to_frame
-from sdvideo.demux import open_source
 from sdvideo.errors import SdvError, SourceError
-from sdvideo.fidelity import LEAST_SIDE, psnr, structure
-from sdvideo.picture import Colour, Picture, StreamInfo
-from sdvideo.stability import flicker, key_frame_pop, source_motion
-from sdvideo.vmaf import Scorer, find_ffmpeg
+from sdvideo.frames import Colour, Picture, StreamInfo
+from sdvideo.media.colour import to_frame
+from sdvideo.media.source import open_source
+from sdvideo.metrics.fidelity import LEAST_SIDE, psnr, structure
+from sdvideo.metrics.flicker import flicker, key_frame_pop, source_motion
+from sdvideo.metrics.vmaf import Scorer, find_ffmpeg
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
 COUNT = 25  # frames of the sample: before its cut
@@ -384,7 +384,7 @@ def test_an_ffmpeg_that_fails_is_an_error_of_ours():
 
 
 def test_without_the_extra_the_report_has_no_vmaf(clips: Clips, monkeypatch):
-    monkeypatch.setattr("sdvideo.vmaf.find_ffmpeg", lambda: None)
+    monkeypatch.setattr("sdvideo.metrics.vmaf.find_ffmpeg", lambda: None)
     result = sdvideo.report(clips["cfr"].path, clips["cfr"].path)
     assert "vmaf" not in result.summary and "mcf" in result.summary
     with pytest.raises(SdvError, match=r"pip install"):

@@ -14,14 +14,14 @@ import pytest
 from conftest import Clips
 
 import sdvideo
-from sdvideo.base import unpack_step
+from sdvideo.codecs.av1.bitstream import unpack_step
 from sdvideo.container import Header, Reader
-from sdvideo.demux import open_source
+from sdvideo.container.header import pack_header, unpack_header
+from sdvideo.container.index import pack_preamble
 from sdvideo.errors import FormatError, ModelError, SettingError
-from sdvideo.fidelity import psnr
-from sdvideo.header import pack_header, unpack_header
-from sdvideo.layout import pack_preamble
-from sdvideo.picture import Picture
+from sdvideo.frames import Picture
+from sdvideo.media.source import open_source
+from sdvideo.metrics.fidelity import psnr
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,13 +12,13 @@ import pytest
 from conftest import Clips
 
 import sdvideo
+from sdvideo.codecs.av1.gop_boundary import joined, last_error
 from sdvideo.container import Reader
-from sdvideo.demux import open_source
-from sdvideo.fidelity import decibel
-from sdvideo.mux import open_sink
-from sdvideo.picture import Frame, Picture, StreamInfo
-from sdvideo.seam import joined, last_error
-from sdvideo.stability import flicker, source_motion
+from sdvideo.frames import Frame, Picture, StreamInfo
+from sdvideo.media.muxer import open_sink
+from sdvideo.media.source import open_source
+from sdvideo.metrics.fidelity import decibel
+from sdvideo.metrics.flicker import flicker, source_motion
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
 GROUP = 24

@@ -19,9 +19,9 @@ import torch
 
 import sdvideo
 from sdvideo.container import KEY, CodedFrame, Group, Header, ModelId, Reader, Writer
-from sdvideo.demux import open_source
-from sdvideo.mux import open_sink
-from sdvideo.picture import Frame, Picture, StreamInfo
+from sdvideo.frames import Frame, Picture, StreamInfo
+from sdvideo.media.muxer import open_sink
+from sdvideo.media.source import open_source
 
 LAUNCH = Path(__file__).parents[1] / "scripts" / "launch.py"
 BASES = ("av1", "none")

@@ -24,8 +24,8 @@ from test_container import file_of, header_with, preamble
 
 import sdvideo
 from sdvideo.container import Reader, Writer
-from sdvideo.demux import open_source
 from sdvideo.errors import FormatError, SettingError, SinkError, SourceError
+from sdvideo.media.source import open_source
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
 
@@ -57,7 +57,7 @@ def assert_alike(found: Image.Image, expected: Image.Image, most: float = 2) -> 
 
 def as_read(source: Path) -> Image.Image:
     """The picture as it goes into the codec: upright RGB, still in 4:2:0."""
-    from sdvideo.colour import to_rgb
+    from sdvideo.media.colour import to_rgb
 
     with open_source(source) as video:
         return Image.fromarray(to_rgb(next(video.frames()).picture, video.info.colour))
@@ -474,7 +474,7 @@ def on_white(path: Path) -> list[Image.Image]:
 @pytest.mark.parametrize("suffix", [".gif", ".png", ".webp"])
 @pytest.mark.parametrize(("disposal", "holes"), [(1, False), (1, True), (2, True)])
 def test_animations(tmp_path, suffix, disposal, holes):
-    from sdvideo.colour import to_rgb
+    from sdvideo.media.colour import to_rgb
 
     source = tmp_path / f"moving{suffix}"
     animate(source, disposal, holes)
@@ -661,8 +661,8 @@ def test_an_animation_against_its_copy(tmp_path):
 def test_videos_do_without_pillow(clips):
     code = f"""
 import sys
-from sdvideo.demux import open_source
-from sdvideo.mux import open_sink
+from sdvideo.media.source import open_source
+from sdvideo.media.muxer import open_sink
 with open_source({str(clips["cfr"].path)!r}) as video:
     assert sum(1 for _ in video.frames()) == 16
 print("PIL" in sys.modules)

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 import sdvideo
-from sdvideo import svt
-from sdvideo.base import PROBE
+from sdvideo.codecs.av1 import svt_process as svt
+from sdvideo.codecs.av1.bitstream import PROBE
 from sdvideo.errors import SinkError
-from sdvideo.mux import open_sink
-from sdvideo.picture import Frame, Picture, StreamInfo
+from sdvideo.frames import Frame, Picture, StreamInfo
+from sdvideo.media.muxer import open_sink
 
 OPTIONS = {"preset": "6", "svtav1-params": "crf=40:keyint=-1:scd=0"}
 PROC = Path("/proc")
@@ -100,7 +100,9 @@ def test_what_an_encoder_fails_at_is_done_by_another(
 
 @needs_proc
 def test_an_encoder_nobody_needs_ends(no_idle: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(svt, "_START", svt._START.replace("serve;", "serve; import sdvideo.svt as s; s._UNUSED = 1;"))
+    monkeypatch.setattr(
+        svt, "_START", svt._START.replace("serve;", "serve; import sdvideo.codecs.av1.svt_process as s; s._UNUSED = 1;")
+    )
     before = set(children(os.getpid()))
     expected = svt.encode(noise(2), OPTIONS)
     (encoder,) = set(children(os.getpid())) - before

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 import sdvideo
-from sdvideo.demux import open_source
-from sdvideo.fidelity import psnr, structure
-from sdvideo.models import TINY, WEIGHTS
-from sdvideo.mux import open_sink
-from sdvideo.picture import Frame
-from sdvideo.scaling import scaled
+from sdvideo import weights
+from sdvideo.codecs.latent.model_loading import TINY
+from sdvideo.frames import Frame
+from sdvideo.media.muxer import open_sink
+from sdvideo.media.scaling import scaled
+from sdvideo.media.source import open_source
+from sdvideo.metrics.fidelity import psnr, structure
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
 PSNR_Y, MS_SSIM = 27.5, 0.94  # 0.4 dB and 0.006 under what it has
@@ -43,7 +44,7 @@ def coded(clip, tmp_path_factory) -> Path:
 
 
 def test_it_is_small_enough_to_come_along():
-    assert sum(path.stat().st_size for path in (WEIGHTS / TINY).iterdir()) < 3_000_000
+    assert sum(path.stat().st_size for path in weights.TINY.iterdir()) < 3_000_000
 
 
 def test_pictures_look_like_their_source(clip, coded):

@@ -1,0 +1,1 @@
+"""The codecs, one folder each, behind one interface."""

@@ -1,0 +1,1 @@
+"""Entropy coding of latents and motion: syntax, probability models, range coder."""

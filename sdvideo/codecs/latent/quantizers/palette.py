@@ -1,0 +1,236 @@
+"""Bühlmann's smallest form: a palette of up to 256 colours over the vectors of a latent, and a byte for each position.
+
+A colour is a vector of bytes as `eightbit.py` has them. Colours and indices of a 512x512 picture with a latent of 4
+channels at an eighth of its size are 256 * 4 + 64 * 64 = 5120 bytes, as his; they are packed without loss. For video a
+group has one palette, and frames after the first say which positions take another colour: what is left out keeps its
+own, bit for bit. No motion is coded. How the encoder picks colours is its own affair (`dither.py`). For the dither to
+stay still, positions are left alone until their source has moved by what the palette errs by anyway; those that move
+take on half of the error that motion carries there.
+
+Files name this quantiser by the coder "palette-1". Frame data are the words of one range-coder run (see `entropy.py`);
+no words at all say "as the frame before". The frame's quantiser step means nothing. // rounds down. Otherwise
+1. key frames: the number of colours as a value under table 14, expected 256, clipped to 1..256. Then for each channel a
+   value under table 30, expected 32, clipped to 1..63: the table under which follow, as values, the differences from
+   each colour's channel to that of the colour before it (of the first: to 128); their sums are clipped to 0..255;
+2. predicted frames: the map of the positions that take another colour, by the plain coder (see `plain.py`);
+3. the indices of these positions (in key frames of all) in seven lattice passes (see context.LATTICES), as ranks among
+   the colours. Of its four neighbours in its pass (a mirrored one at the border) and itself, each that has a colour yet
+   gives every colour c the affinity 65536 // (8 + |c - its colour|^2). Colours rank by the sum of these, the smaller
+   index first where it is equal; the colour that a position had in the frame before ranks last, with a sum of -1. With
+   k the number of binary digits of a rank (none of 0), whether k is j is coded for j = 0, 1, ... until it is, up to 7,
+   for all positions of the pass at once; then for j = 2, 3, ... 8, for each rank with k >= j and in that order, the
+   (j - 1)th digit after the first under table 32. A larger rank than there is becomes the largest.
+   The table for "k is j" is the one by plain.bit_tables of 65536 * ones // bits, counted over the passes before where
+   the greatest sum of affinities // 64 had as many digits; each begins as if it had seen 8 bits with FIRST[j] ones.
+
+A reference has at every position the colour's bytes, as values by `eightbit.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sdvideo.codecs.latent.coding.adaptive_coder import bit_tables, table_near
+from sdvideo.codecs.latent.coding.frame_syntax import FrameSymbols, lattices
+from sdvideo.codecs.latent.coding.rdoq import Keeper, Taker
+from sdvideo.codecs.latent.latent_space import LatentSpace, Reference, grid, warp
+
+from .byte import in_bytes, values_of
+from .dithering import COLOURS, diffuse, find_palette, nearest
+
+if TYPE_CHECKING:
+    from sdvideo.codecs.latent.autoencoder import Source
+
+FIRST = (1, 1, 1, 1, 2, 2, 3, 4)
+_SEEN = 8
+_ONE = 1 << 16
+_DIGITS = 8  # of a rank
+_CONTEXTS = 11
+_CHUNK = 1 << 10  # positions whose affinities are in memory at a time
+_PULL = 0.5  # of the error of the frame before, along the motion: an error that stays flickers less than a new one
+_PATIENCE = 1.0  # squared errors of the palette by which a source may move before its colour is chosen anew
+
+
+@dataclass(frozen=True, slots=True)
+class PaletteSymbols(FrameSymbols):
+    """The integers of a frame.
+
+    motion: zeros. coded: bool [h, w], positions that take another colour. latent: int32 [h, w, 1], the index of the
+    colour of every position. palette: uint8 [1 to 256, channels].
+    """
+
+    palette: np.ndarray
+
+    @property
+    def indices(self) -> np.ndarray:
+        """int32 [h, w]."""
+        return self.latent[..., 0]
+
+    def still_after(self) -> PaletteSymbols:
+        return replace(self, coded=np.zeros_like(self.coded))
+
+    def unpacked(self) -> bytes:
+        """Palette and indices as they are: how large this frame is before packing."""
+        return self.palette.tobytes() + self.indices.astype(np.uint8).tobytes()
+
+
+def unpacked_size(height: int, width: int, channels: int = 4, block: int = 8, colours: int = COLOURS) -> int:
+    """Bytes of palette and indices before packing, of a picture of this size; block: pixels per latent and side."""
+    rows, columns = grid(height, width, block)
+    return min(colours, rows * columns) * channels + rows * columns
+
+
+class Palette:
+    """A Quantiser (see quantisers.py) for latent spaces."""
+
+    name = coder = "palette-1"
+
+    def __init__(self, model: LatentSpace):
+        self._coder, self._block = model.coder, model.block
+        self._foreseen: list[np.ndarray] = []
+
+    def foresee(self, sources: list[Source]) -> None:
+        """Other frames of the group that begins next, for its palette."""
+        self._foreseen = [in_bytes(source.latent).reshape(-1, self._coder.channels) for source in sources]
+
+    def code(self, source, prediction, motion, same, before, index):
+        wanted = in_bytes(source.latent)
+        vectors = wanted.reshape(-1, wanted.shape[-1])
+        if same is None:
+            palette = find_palette(np.concatenate([vectors, *self._foreseen]))
+            last = np.zeros(before.coded.shape, np.uint8)
+            kept, aim = np.zeros(before.coded.shape, bool), wanted
+            self._patience = _PATIENCE * nearest(vectors, palette)[1].mean()
+            self._source = self._errors = np.zeros_like(wanted)
+        else:
+            palette, last = before.palette, before.indices
+            kept = same | (np.square(wanted - self._source).sum(-1) <= self._patience)
+            aim = wanted + _PULL * self._carried(palette[last] - self._wanted, motion)
+        indices, self._errors = diffuse(aim, palette, kept, last, self._errors)
+        self._wanted, self._source = wanted, np.where(kept[..., None], self._source, wanted)
+        coded = np.ones_like(kept) if same is None else indices != last
+        symbols = PaletteSymbols(np.zeros_like(before.motion), coded, indices[..., None].astype(np.int32), palette)
+        end = Keeper()
+        self._walk(end, before, same is None, symbols)
+        return symbols, b"" if symbols.still else end.finish()
+
+    def _carried(self, missed: np.ndarray, motion: np.ndarray) -> np.ndarray:
+        """What the frame before missed its source by, float32 [h, w, channels], where the motion takes it."""
+        return warp(np.rint(missed * 4096).astype(np.int32), motion, self._block).astype(np.float32) / 4096
+
+    def parse(self, data, before, key, index):
+        end = Taker(data)
+        symbols = self._walk(end, before, key, None)
+        end.finish()
+        return symbols
+
+    def reference(self, prediction: Reference, symbols: PaletteSymbols, index: int) -> Reference:
+        return prediction.follow(values_of(symbols.palette[symbols.indices]))
+
+    def _walk(self, end, before: FrameSymbols, key: bool, wanted: PaletteSymbols | None) -> PaletteSymbols:
+        """Write a frame, or read it: the same walk serves both directions, as symbols.code_frame."""
+        coded = np.ones_like(before.coded)
+        if key:
+            palette = _code_palette(end, self._coder.channels, wanted and wanted.palette)
+            last = np.full(coded.shape, len(palette))
+        else:
+            palette, last = before.palette, before.indices
+            coded = self._coder.code_map(end, before, before.motion, 0, None if wanted is None else wanted.coded)
+        indices = _code_indices(end, palette, coded, last, None if wanted is None else wanted.indices)
+        return PaletteSymbols(np.zeros_like(before.motion), coded, indices[..., None], palette)
+
+
+def _code_palette(end, channels: int, wanted: np.ndarray | None) -> np.ndarray:
+    """The colours, uint8 [n, channels]."""
+    count = _code_number(end, 14, COLOURS, None if wanted is None else len(wanted), COLOURS)
+    palette = np.empty((count, channels), np.uint8)
+    for channel in range(channels):
+        steps = None if wanted is None else np.diff(wanted[:, channel].astype(np.int32), prepend=128)
+        table = _code_number(end, 30, 32, None if wanted is None else table_near(steps), 63)
+        steps = end.exactly(np.full(count, table, np.uint8), np.zeros(count, np.int32), steps)
+        palette[:, channel] = (128 + np.cumsum(steps.astype(np.int64))).clip(0, 255)
+    return palette
+
+
+def _code_number(end, table: int, expected: int, wanted: int | None, most: int) -> int:
+    """A number from 1 to `most`."""
+    wanted = None if wanted is None else np.array([wanted], np.int32)
+    return int(end.exactly(np.array([table], np.uint8), np.array([expected], np.int32), wanted)[0].clip(1, most))
+
+
+def _code_indices(
+    end, palette: np.ndarray, coded: np.ndarray, last: np.ndarray, wanted: np.ndarray | None
+) -> np.ndarray:
+    """The indices of all positions, int32 [h, w]; last: those before, or the number of colours for none."""
+    affinities = _affinities(palette)
+    known = np.append(last.reshape(-1), len(palette))
+    here = coded.reshape(-1)
+    counts = _Counts()
+    for _, at, near in lattices(*coded.shape):
+        chosen = here[at]
+        at, near = at[chosen], near[chosen]
+        if len(at):
+            seen = np.concatenate([near, at[:, None]], 1)
+            ordered = [_order(affinities, known[seen[i : i + _CHUNK]]) for i in range(0, len(at), _CHUNK)]
+            order, greatest = (np.concatenate(parts) for parts in zip(*ordered))
+            ranks = None if wanted is None else (order == wanted.reshape(-1)[at][:, None]).argmax(1)
+            ranks = counts.code(end, greatest, ranks).clip(0, len(palette) - 1)
+            known[at] = order[np.arange(len(at)), ranks]
+    return known[:-1].reshape(coded.shape).astype(np.int32)
+
+
+def _affinities(palette: np.ndarray) -> np.ndarray:
+    """Of every colour, and of none, to every colour: int64 [n + 1, n]."""
+    colours = palette.astype(np.int64)
+    squares = np.square(colours).sum(1)
+    apart = squares[:, None] + squares - 2 * colours @ colours.T
+    return np.vstack([_ONE // (8 + apart), np.zeros_like(apart[:1])])
+
+
+def _order(affinities: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Colours by rank, uint8 [positions, n], and the greatest sum of affinities, int64 [positions].
+
+    seen: the colours of the neighbours and, last, of the position itself, int [positions, 5].
+    """
+    sums = sum(affinities[one] for one in seen.T)
+    own = np.flatnonzero(seen[:, -1] < sums.shape[1])
+    sums[own, seen[own, -1]] = -1
+    keys = (sums << 8) + 255 - np.arange(sums.shape[1])  # all different: any sort gives the same
+    return (255 - (np.sort(keys)[:, ::-1] & 255)).astype(np.uint8), sums.max(1)
+
+
+class _Counts:
+    """What ranks have been like in this frame so far."""
+
+    def __init__(self):
+        self._bits = np.full((_CONTEXTS, _DIGITS), _SEEN, np.int64)
+        self._ones = np.tile(np.array(FIRST, np.int64), (_CONTEXTS, 1))
+
+    def code(self, end, greatest: np.ndarray, ranks: np.ndarray | None) -> np.ndarray:
+        """The ranks of a pass, int64 [n]; greatest: the greatest sum of affinities of each, int64 [n]."""
+        context = _digits_of(greatest // 64)
+        digits = None if ranks is None else _digits_of(ranks)
+        found = np.full(len(greatest), _DIGITS)
+        open_ = np.arange(len(greatest))
+        tables = bit_tables(_ONE * self._ones // self._bits)
+        for level in range(_DIGITS):
+            which = context[open_]
+            ends = end.bits(tables[which, level], None if digits is None else digits[open_] == level) > 0
+            self._bits[:, level] += np.bincount(which, minlength=_CONTEXTS)
+            self._ones[:, level] += np.bincount(which[ends], minlength=_CONTEXTS)
+            found[open_[ends]] = level
+            open_ = open_[~ends]
+        values = np.minimum(found, 1)
+        for digit in range(2, _DIGITS + 1):
+            more = np.flatnonzero(found >= digit)
+            bits = None if ranks is None else ranks[more] >> (found[more] - digit) & 1
+            values[more] = 2 * values[more] + end.bits(np.full(len(more), 32, np.uint8), bits)
+        return values
+
+
+def _digits_of(numbers: np.ndarray) -> np.ndarray:
+    """How many binary digits each number below 2**15 has, int64; none for 0."""
+    return np.searchsorted(1 << np.arange(15), numbers, side="right")

@@ -1,0 +1,193 @@
+"""The way from an .sdv file to pictures and to a video.
+
+base none:  container -> entropy -> dequantise -> synthesise(p, delta) -> mux
+                           ^ predict: motion, warp of the decoded reference
+base av1:   container -> AV1 -> restore -> mux
+                                   ^ warp of the restored picture before
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from sdvideo.media.muxer import open_copy, open_sink
+from sdvideo.runtime.output_files import check_output, placed, whole_file
+from sdvideo.runtime.prefetch import ahead
+
+from .container import Damage
+from .errors import DamagedError, FormatError, ModelError, SettingError
+from .frames import Frame
+from .reader import VideoReader
+from .settings import Progress, whole
+
+log = logging.getLogger("sdvideo")
+
+_HINT = "(decode what is left with --tolerant)"
+_NAMED = 8  # ranges of concealed frames that are told one by one
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeResult:
+    """What came out. path: the file, None for a pipe; frames: how many; seconds: of work; concealed: how many of the
+    frames were lost and show another picture."""
+
+    path: Path | None
+    frames: int
+    seconds: float
+    concealed: int = 0
+
+
+def decode(
+    source: str | os.PathLike,
+    destination: str | os.PathLike | None = None,
+    *,
+    overwrite: bool = False,
+    crf: int | None = None,
+    lossless: bool = False,
+    tolerant: bool = False,
+    model: str | None = None,
+    device: str = "auto",
+    denoise: int = 0,
+    denoiser: str | None = None,
+    progress: Progress = lambda done, total, size, rate: None,
+) -> DecodeResult:
+    """Decode an .sdv file into a video, or a file of one frame into a picture.
+
+    destination: .mp4, .mkv, .mov or .y4m, for one frame also .png, .jpg or .webp; "-" is standard output (fragmented
+    MP4); by default, and in a folder, the source's name with .decoded.mp4, or .decoded.png for one frame without sound.
+    model, denoise, denoiser: see VideoReader. crf, lossless: of the H.264 the pictures are put into; a WebP can be
+    lossless, too. overwrite: a file that is there. progress: see settings.py; called after every frame. Raises the
+    errors of errors.py; a file that was cut short or is damaged leaves nothing under the final name.
+
+    tolerant: make up for what is lost of such a file as VideoReader does, keep what is left of the sound, and log one
+    warning that says what was lost; only a damaged header, or nothing left to show, is still an error.
+    """
+    begin = time.monotonic()
+    if crf is not None:
+        crf = whole("crf", crf)
+        if not 0 <= crf <= 51:
+            raise SettingError(f"crf is {crf}; it can be 0 to 51")
+        if lossless:
+            raise SettingError("crf and lossless exclude each other: give one")
+    with ExitStack() as stack:
+        reading = {"model": model, "device": device, "denoise": denoise, "denoiser": denoiser, "tolerant": tolerant}
+        video = stack.enter_context(VideoReader(source, **reading))
+        if not tolerant:
+            _require_whole(video, source)
+        if not len(video):
+            raise DamagedError(f"{source}: holds no frame")
+        if destination is not None and os.fspath(destination) == "-":
+            path = target = None
+        else:
+            path = placed(destination, source, _usual_suffix(video))
+            check_output(path, source, overwrite)
+            target = stack.enter_context(whole_file(path))
+        files = stack.enter_context(video.track_files())
+        sink = stack.enter_context(
+            open_sink(
+                "-" if target is None else target,
+                video.info,
+                track_files=files,
+                crf=crf,
+                lossless=lossless,
+                format=None if path is None else path.suffix.lstrip(".").lower(),
+                frames=len(video),
+            )
+        )
+        frames = stack.enter_context(ahead(video))
+        if not tolerant:
+            frames = _hinting(frames)
+        for done, frame in enumerate(frames, 1):
+            sink.write(frame)
+            progress(done, len(video), 0, video.info.rate)
+        sink.close()
+        if video.damage or video.concealed or video.unheard:
+            log.warning("%s", _made_up(video, source))
+        concealed = sum(map(len, video.concealed))
+    return DecodeResult(path, len(video), time.monotonic() - begin, concealed)
+
+
+def _require_whole(video: VideoReader, source: str | os.PathLike) -> None:
+    if not video.complete:
+        what = video.damage[0].what if video.damage else f"cut short after frame {len(video)}"
+        raise DamagedError(f"{source}: {what} {_HINT}")
+
+
+def _hinting(frames: Iterable[Frame]) -> Iterator[Frame]:
+    try:
+        yield from frames
+    except DamagedError as error:
+        raise DamagedError(f"{error} {_HINT}") from error
+
+
+def _made_up(video: VideoReader, source: str | os.PathLike) -> str:
+    """What was lost of a damaged file, and what is there instead, in one line."""
+    lost = video.concealed
+    named = [f"{frames[0]} to {frames[-1]}" for frames in lost[:_NAMED]] + ["..."] * (len(lost) > _NAMED)
+    frames = f"the nearest good picture stands in for frames {', '.join(named)} ({sum(map(len, lost))} in all)"
+    said = [frames] if lost else []
+    if any(damage.kind == "cut" for damage in video.damage):
+        said.append(f"it is cut short after frame {len(video) - 1}")
+    return f"{source} is damaged: {'; '.join([*said, *video.unheard]) or 'nothing that is seen or heard is lost'}"
+
+
+def preview(
+    source: str | os.PathLike,
+    destination: str | os.PathLike | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress = lambda done, total, size, rate: None,
+) -> DecodeResult:
+    """Copy the AV1 base of an .sdv file into a video that any AV1 player shows, with the sound; nothing is decoded.
+
+    destination: .mp4, .mkv or .mov; by default, and in a folder, the source's name with .preview.mp4. Raises the
+    errors of errors.py, a SettingError for a file without a base.
+    """
+    begin = time.monotonic()
+    with ExitStack() as stack:
+        video = stack.enter_context(VideoReader(source))
+        if video.base != "av1":
+            raise SettingError(f"{source} has no AV1 base to show; decode it")
+        _require_whole(video, source)
+        path = placed(destination, source, ".preview.mp4")
+        check_output(path, source, overwrite)
+        part = stack.enter_context(whole_file(path))
+        files = stack.enter_context(video.track_files())
+        frames = video.coded_frames()
+        first = next(frames, None)
+        if first is None:
+            raise DamagedError(f"{source}: holds no frame")
+        form = path.suffix.lstrip(".").lower()
+        sink = stack.enter_context(open_copy(part, video.info, first, track_files=files, format=form))
+        for done, frame in enumerate(chain([first], frames), 1):
+            sink.write(frame)
+            progress(done, len(video), 0, video.info.rate)
+        sink.close()
+    return DecodeResult(path, len(video), time.monotonic() - begin)
+
+
+def verify(path: str | os.PathLike, *, device: str = "auto") -> list[Damage]:
+    """Check a whole file: every checksum, then the integers of every frame. Returns what is wrong, [] if nothing.
+
+    Raises FormatError, and ModelError for want of the embedded model, if integers cannot be read and nothing else is
+    wrong.
+    """
+    with VideoReader(path, device=device, tolerant=True) as video:
+        damage = list(video.damage)
+        try:
+            damage += video.check()
+        except (FormatError, ModelError):
+            if not damage:
+                raise
+    return sorted(damage, key=lambda one: one.offset)
+
+
+def _usual_suffix(video: VideoReader) -> str:
+    return ".decoded.png" if len(video) == 1 and not video.info.tracks else ".decoded.mp4"

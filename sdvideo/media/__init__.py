@@ -1,0 +1,1 @@
+"""Video, sound and pictures of other formats in and out, through FFmpeg (PyAV) and Pillow."""

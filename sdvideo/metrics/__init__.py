@@ -1,0 +1,1 @@
+"""Measures of fidelity and of temporal stability."""

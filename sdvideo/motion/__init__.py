@@ -1,0 +1,1 @@
+"""Motion between pictures: optical flow, block motion, scene cuts."""

@@ -1,0 +1,509 @@
+"""An .sdv file as a video: its frames by number and in order, its latents, its tracks, and what is lost of them."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import tempfile
+import threading
+import weakref
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, overload
+
+import numpy as np
+
+from sdvideo.codecs.av1.bitstream import BaseDecoder, unpack_step
+from sdvideo.codecs.latent.model_loading import add_denoiser, load_model, load_restorer
+from sdvideo.container.header import MAX_AREA, Header
+from sdvideo.container.recovery import group_damage
+from sdvideo.media.scaling import scaled_size
+from sdvideo.media.tracks import SUFFIXES, mend, readable
+from sdvideo.runtime.malloc import give_back
+from sdvideo.runtime.prefetch import ahead, in_turn
+
+from .container import KEY, PREDICTED, CodedFrame, Damage, GroupEntry, Reader
+from .errors import DamagedError, FormatError, SettingError, SinkError
+from .frames import Frame, Picture, StreamInfo, grey
+from .settings import DEFAULT_MODEL, DENOISE_STEPS, DEVICES, check_choice, whole
+
+if TYPE_CHECKING:  # torch takes seconds
+    from sdvideo.codecs.latent.coding.frame_syntax import FrameSymbols
+    from sdvideo.codecs.latent.frame_codec import FrameDecoder
+    from sdvideo.codecs.latent.latent_space import LatentSpace
+    from sdvideo.codecs.latent.model import LatentModel
+    from sdvideo.codecs.latent.quantizers import Quantiser
+    from sdvideo.codecs.latent.upscaling import SmallFrameDecoder
+    from sdvideo.restoration.restorer import Restorer, Traced
+
+
+class BaseFrameDecoder:
+    """The same two steps for a file with an AV1 base, whose integers are the base's pictures."""
+
+    def __init__(self, restorer: Restorer, height: int, width: int):
+        from sdvideo.restoration.restorer import Canvas  # with torch, which takes seconds
+
+        self._decoder, self._canvas = BaseDecoder(width, height), Canvas(restorer, width, height)
+
+    def parse(self, coded: CodedFrame) -> Traced:
+        """The base picture of the next frame, made ready. Raises DamagedError where its data does not decode to one."""
+        return self._canvas.trace(self._decoder.decode(coded), coded.kind == KEY)
+
+    def reconstruct(self, coded: CodedFrame, traced: Traced) -> Frame:
+        """The picture of the next frame, given its base."""
+        crf, _ = unpack_step(coded.step)
+        return Frame(coded.pts, coded.duration, self._canvas.paint(traced, crf))
+
+
+AnyDecoder: TypeAlias = "FrameDecoder | BaseFrameDecoder | SmallFrameDecoder"
+Decoded: TypeAlias = "tuple[CodedFrame, FrameSymbols | Picture | None, Picture | None]"
+Parsed = TypeVar("Parsed")
+_BUFFER = 64_000_000  # bytes for pictures of the group after the one that is shown
+_WORTHWHILE = 16  # of them, for a group to be decoded beside the one that is shown
+_KEPT = 256  # frames of the last call for latents, which the next one may share
+
+
+class _Cursor:
+    """Where decoding stands in a video: it goes on from there, or from a key frame where that is no way."""
+
+    def __init__(self):
+        self._group, self._frames, self._next = -1, (), 0
+
+    def steps(
+        self, video: VideoReader, number: int, new_decoder: Callable[[], AnyDecoder]
+    ) -> Iterator[tuple[AnyDecoder, CodedFrame, FrameSymbols | Traced]]:
+        """For each frame up to this one: its decoder, which is to reconstruct it next, the frame, its integers."""
+        group, place = video._place(number)
+        if group != self._group or place < self._next:
+            self._frames, self._decoder, self._next = video._read(group), new_decoder(), 0
+        while self._next <= place:
+            self._group = -1  # until the frame is done: an error leaves the decoder halfway
+            coded = self._frames[self._next]
+            yield self._decoder, coded, video._parse(self._decoder.parse, coded, group, self._next)
+            self._group, self._next = group, self._next + 1
+
+
+class _Latents:
+    """What VideoReader.latents keeps from call to call: where it stands, and the frames it gave last."""
+
+    def __init__(self, path: str, header: Header):
+        """Raises SettingError if the file holds none, FormatError if this version cannot read them."""
+        if header.base != "none" or header.model.name == DEFAULT_MODEL:
+            raise SettingError(
+                f"{path} has base {header.base}, model {header.model.name} and no latents that stand by themselves: "
+                "encode with base none and an image autoencoder of diffusers as the model"
+            )
+        width, height = scaled_size(header.info.width, header.info.height, header.scale)
+        block = header.latent["block"]
+        self.shape = header.latent["channels"], -(-height // block), -(-width // block)
+        if math.prod(self.shape) > MAX_AREA:
+            raise FormatError(f"{path}: a latent of {' x '.join(map(str, self.shape))} has more than {MAX_AREA} values")
+        self._new_decoder = partial(_new_latent_decoder, header)
+        self._cursor = _Cursor()
+        self._recent: dict[int, np.ndarray] = {}
+
+    def of(self, video: VideoReader, numbers: range) -> np.ndarray:
+        """Frames in rising order -> float32 [frames, channels, h, w]."""
+        from sdvideo.codecs.latent.latent_space import in_deviations
+
+        found = np.empty((len(numbers), *self.shape), np.float32)
+        recent, self._recent = self._recent, {}
+        for at, number in enumerate(numbers):
+            values = recent[number] if number in recent else self._values(video, number)
+            found[at] = in_deviations(values)
+            if at >= len(numbers) - _KEPT:
+                self._recent[number] = values
+        return found
+
+    def _values(self, video: VideoReader, number: int) -> np.ndarray:
+        for decoder, coded, symbols in self._cursor.steps(video, number, self._new_decoder):
+            reference = decoder.advance(coded, symbols)
+        return reference.values
+
+
+class VideoReader:
+    """A video in an .sdv file: its length, its frames by number, its frames in order.
+
+        with sdvideo.open("clip.sdv") as video:
+            print(len(video), video.info)
+            first, last = video[0], video[-1]
+            for frame in video: ...
+
+    A frame by number decodes its group from the group's key frame on, and no other group; frames asked for in rising
+    order are decoded once. A slice is a list of frames. Threads that share one wait for each other. model: where the
+    model is that the file was made with, a folder or a Hub id, if it neither comes with this package nor is in the
+    cache of the Hub. denoise: how many steps of a diffusion model clean each latent before it is painted, 0 to 66;
+    denoiser: the pipeline that is from, if not the one the model is part of (see denoise.py).
+
+    tolerant: read a damaged file. Its frames are as many as they were, at their times; where one is lost, the last good
+    picture before it is shown, the first good one where there is none before, grey where there is none at all. A file
+    that was cut short ends with its last whole group.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        model: str | None = None,
+        device: str = "auto",
+        denoise: int = 0,
+        denoiser: str | None = None,
+        tolerant: bool = False,
+    ):
+        if not 0 <= whole("denoise", denoise) <= DENOISE_STEPS:
+            raise SettingError(f"denoise is {denoise}; it can be 0 to {DENOISE_STEPS}")
+        check_choice("device", device, DEVICES)
+        self._reader, self._tolerant = Reader(path, tolerant=tolerant), tolerant
+        if denoise and (self.base == "av1" or self._reader.header.model.name == DEFAULT_MODEL):
+            self._reader.close()
+            raise SettingError(f"{path} cannot be denoised: it was not made with a diffusers autoencoder")
+        self._name, self._device = model, device
+        self._denoise, self._denoiser = denoise, denoiser
+        self._model: LatentModel | Restorer | None = None
+        self._restorer: Restorer | None = None  # of small pictures
+        self._lock = threading.Lock()  # iterating reads groups in a thread of its own
+        self._one_by_one = threading.Lock()  # frames by number, for whatever thread asks for them
+        self._iterators: weakref.WeakSet[Iterator[Frame]] = weakref.WeakSet()
+        self._symbols: FrameSymbols | Picture | None = None
+        self._cursor = _Cursor()
+        self._latents: _Latents | None = None
+        self._groups: Sequence[GroupEntry] = self._reader.groups
+        if self._reader.lost:
+            self._groups = sorted([*self._reader.groups, *self._reader.lost], key=_first)
+        self._lost = {entry.first: number for number, entry in enumerate(self._reader.lost)}
+        self.unheard: list[str] = []  # what track_files had to leave out, in words
+        self._broken: dict[int, int] = {}  # of groups that do not decode: the place of the frame that does not
+
+    @property
+    def info(self) -> StreamInfo:
+        """What the file says of the video."""
+        return self._reader.header.info
+
+    @property
+    def base(self) -> str:
+        """What its pictures start from: "none" or "av1"."""
+        return self._reader.header.base
+
+    @property
+    def complete(self) -> bool:
+        """Does the file have its end, or was it cut short?"""
+        return self._reader.complete
+
+    @property
+    def damage(self) -> tuple[Damage, ...]:
+        """What opening found to be wrong; with tolerant, every checksum was looked at."""
+        return self._reader.damage
+
+    @property
+    def concealed(self) -> list[range]:
+        """The numbers of the frames that are lost, as far as that is known: in groups decoded so far, all."""
+        lost = [(entry.first, entry.first + entry.frames) for entry in self._reader.lost]
+        for group, place in list(self._broken.items()):  # threads that decode add to it
+            entry = self._groups[group]
+            lost.append((entry.first + place, entry.first + entry.frames))
+        return [range(*ends) for ends in sorted(lost)]
+
+    def __len__(self) -> int:
+        return self._groups[-1].first + self._groups[-1].frames if self._groups else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Frame: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Frame]: ...
+
+    def __getitem__(self, index: int | slice) -> Frame | list[Frame]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        index = operator.index(index)
+        number = index + len(self) if index < 0 else index
+        if not 0 <= number < len(self):
+            raise IndexError(f"frame {index} of {len(self)}")
+        with self._one_by_one:
+            return self._frame(number)
+
+    def _frame(self, number: int) -> Frame:
+        group, place = self._place(number)
+        if not self._tolerant:
+            return self._decode(number)
+        if not self._is_lost(group):
+            with suppress(DamagedError):
+                return self._decode(number)
+        return Frame(*next(islice(self._times(group), place, None)), self._picture_for(group, place))
+
+    def __iter__(self) -> Iterator[Frame]:
+        # Frames depend on those before them and groups do not, so two groups of an AV1 base are decoded at once, which
+        # keeps all cores busy. Latents do so one by one, and their models may need all the memory there is. Large
+        # pictures do, too: few of the next group would fit into the buffer, and painting them takes as much again.
+        groups, room = range(len(self._groups)), _BUFFER // (self.info.width * self.info.height * 3)
+        if self.base == "av1" and room >= _WORTHWHILE:
+            decoders = cycle([self._new_decoder(), self._new_decoder()])
+            decoded = in_turn(map(self._decoded, ([group] for group in groups), decoders), room)
+        else:
+            decoded = self._decoded(groups, self._new_decoder())
+        frames = self._frames(decoded)
+        self._iterators.add(frames)
+        return frames
+
+    def _frames(self, decoded: Iterator[Decoded]) -> Iterator[Frame]:
+        shown = None
+        for coded, symbols, picture in decoded:
+            self._symbols = symbols
+            shown = picture or shown or self._picture_for(0, 0)
+            yield Frame(coded.pts, coded.duration, shown)
+
+    def _decoded(self, groups: Iterable[int], decoder: AnyDecoder) -> Iterator[Decoded]:
+        """Every frame of groups in a row with its integers and its picture, which lost ones have not."""
+        with ahead(self._parsed(groups, decoder)) as parsed:
+            for coded, symbols in parsed:
+                if symbols is None:
+                    yield coded, None, None
+                else:
+                    yield coded, self._integers(symbols), decoder.reconstruct(coded, symbols).picture
+
+    def latents(self, start: int | None = None, stop: int | None = None) -> np.ndarray:
+        """The latents of frames start up to but not including stop, by the rules of slices: by default all.
+
+        Returns float32 [frames, channels, ceil(height / block), ceil(width / block)], of the sides of the pictures as
+        they were coded, in the scale diffusion models are trained on, (raw - shift_factor) * scaling_factor: about unit
+        deviation, bit for bit the same on every machine.
+        No picture is decoded, no network runs, the autoencoder is not even looked for. Calls in rising order go on from
+        the last one and share its frames, others start from a group's key frame.
+        Raises SettingError for files that hold no such latents: with an AV1 base, or of the embedded model.
+        """
+        with self._one_by_one:
+            if self._latents is None:
+                self._latents = _Latents(self._reader.path, self._reader.header)
+            return self._latents.of(self, range(*slice(start, stop).indices(len(self))))
+
+    def symbols(self) -> FrameSymbols | Picture | None:
+        """The decoded integers of the frame that came last: latent and motion, or the picture of the AV1 base."""
+        return self._symbols
+
+    def _integers(self, symbols: FrameSymbols | Traced) -> FrameSymbols | Picture:
+        return symbols.base if self.base == "av1" else symbols
+
+    def coded_frames(self) -> Iterator[CodedFrame]:
+        """All frames as they are in the file."""
+        for number in range(len(self._reader.groups)):
+            with self._lock:
+                group = self._reader.read_group(number)
+            yield from group.frames
+
+    def check(self) -> Iterator[Damage]:
+        """Decode the integers of every frame, and make no pictures of them. Gives the groups that do not decode."""
+        parse = self._new_parser()
+        for group, entry in enumerate(self._groups):
+            if self._is_lost(group):
+                continue
+            try:
+                for place, coded in enumerate(self._read(group)):
+                    self._parse(parse, coded, group, place)
+            except DamagedError as error:
+                yield group_damage("decode", str(error.__cause__ or error), group, entry, self.info.time_base)
+
+    def _parsed(
+        self, groups: Iterable[int], decoder: AnyDecoder
+    ) -> Iterator[tuple[CodedFrame, FrameSymbols | Traced | None]]:
+        """Every frame of groups in a row with its integers; with tolerant, lost ones are ones without integers."""
+        for group in groups:
+            give_back()  # what the group before took: over an hour 16 MiB would pile up
+            done, frames = 0, self._groups[group].frames
+            try:
+                for done, coded in enumerate(self._read(group)):
+                    yield coded, self._parse(decoder.parse, coded, group, done)
+                done = frames
+            except DamagedError:
+                if not self._tolerant:
+                    raise
+                if not self._is_lost(group):
+                    self._broken[group] = done
+            if done < frames:
+                for pts, duration in islice(self._times(group), done, None):
+                    yield CodedFrame(pts, duration, PREDICTED, 0, b""), None
+
+    def _decode(self, number: int) -> Frame:
+        """A frame by its number. Raises DamagedError where it, or one before it in its group, does not decode."""
+        for decoder, coded, symbols in self._cursor.steps(self, number, self._new_decoder):
+            self._symbols = self._integers(symbols)
+            frame = decoder.reconstruct(coded, symbols)
+        return frame
+
+    def _picture_for(self, group: int, place: int) -> Picture:
+        """What is shown instead of a lost frame: the good picture that is next before it, else next after it."""
+        for earlier in range(group, -1, -1):
+            if not self._is_lost(earlier) and (picture := self._last_of(earlier, place if earlier == group else None)):
+                return picture
+        for later in range(group + 1, len(self._groups)):
+            if not self._is_lost(later) and (picture := self._last_of(later, 1)):
+                return picture
+        return grey(self.info.width, self.info.height)
+
+    def _last_of(self, group: int, stop: int | None) -> Picture | None:
+        """The last good picture among the first `stop` of a group."""
+        picture, decoder = None, self._new_decoder()
+        with suppress(DamagedError):
+            for coded in self._read(group)[:stop]:
+                picture = decoder.reconstruct(coded, decoder.parse(coded)).picture
+        return picture
+
+    def _parse(self, parse: Callable[[CodedFrame], Parsed], coded: CodedFrame, group: int, place: int) -> Parsed:
+        try:
+            return parse(coded)
+        except DamagedError as error:
+            number = self._groups[group].first + place
+            raise DamagedError(f"{self._reader.path}: group {group}, frame {number}: {error}") from error
+
+    def _is_lost(self, group: int) -> bool:
+        return self._groups[group].first in self._lost
+
+    def _times(self, group: int) -> Iterable[tuple[int, int]]:
+        """pts and duration of each frame of a group."""
+        with self._lock:
+            if self._is_lost(group):
+                return self._reader.lost_times(self._lost[self._groups[group].first])
+        return [(coded.pts, coded.duration) for coded in self._read(group)]
+
+    def _read(self, group: int) -> tuple[CodedFrame, ...]:
+        if self._is_lost(group):
+            raise DamagedError(f"{self._reader.path}: group {group} is lost")
+        number = bisect_left(self._reader.groups, self._groups[group].first, key=_first)
+        with self._lock:
+            return self._reader.read_group(number).frames
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """The group of a frame, and which of its frames it is."""
+        group = bisect_right(self._groups, number, key=_first) - 1
+        return group, number - self._groups[group].first
+
+    def _new_parser(self) -> Callable[[CodedFrame], Picture | FrameSymbols]:
+        """What decodes the integers of frame after frame; only those of the embedded model take a network."""
+        if self.base == "av1":
+            return BaseDecoder(self.info.width, self.info.height).decode
+        if self._reader.header.model.name == DEFAULT_MODEL:
+            return self._new_decoder().parse
+        return _new_latent_decoder(self._reader.header).parse
+
+    def _new_decoder(self) -> AnyDecoder:
+        header = self._reader.header
+        size = self.info.height, self.info.width
+        if self.base == "av1":
+            if self._model is None:
+                self._model = load_restorer(device=self._device, expected=header.model)
+            return BaseFrameDecoder(self._model, *size)
+        if self._model is None:
+            if header.model.name != DEFAULT_MODEL:
+                _latent_space(header)  # nobody shall look for a model in vain
+            model = load_model(
+                self._name,
+                device=self._device,
+                colour=header.info.colour,
+                expected=header.model,
+                latent=header.latent,
+            )
+            _check_fit(model, header)
+            if self._denoise:
+                name = self._denoiser or self._name
+                add_denoiser(model, self._denoise, name, device=self._device, expected=header.model)
+            self._model = model
+        from sdvideo.codecs.latent.frame_codec import FrameDecoder
+        from sdvideo.codecs.latent.quantizers import quantiser_for
+
+        quantiser = quantiser_for(header.coder, self._model)
+        if header.scale == 1:
+            return FrameDecoder(self._model, *size, quantiser)
+        from sdvideo.codecs.latent.upscaling import SmallFrameDecoder
+
+        if self._restorer is None:
+            self._restorer = load_restorer(device=self._device, expected=header.restorer)
+        width, height = scaled_size(self.info.width, self.info.height, header.scale)
+        return SmallFrameDecoder(FrameDecoder(self._model, height, width, quantiser), self._restorer, *size)
+
+    def close(self) -> None:
+        """Release the file, and end what still iterates over it."""
+        for frames in list(self._iterators):
+            with suppress(ValueError):  # another thread asks it for a frame just now
+                frames.close()
+        self._reader.close()
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def track_files(self) -> Iterator[list[Path]]:
+        """The copied audio and subtitle streams as temporary files, in the order of the header's blobs.
+
+        With tolerant, files of what is left of them; a file of which nothing can be read is not among them.
+        """
+        with tempfile.TemporaryDirectory(prefix="sdvideo-") as folder:
+            paths = []
+            for blob, form in enumerate(self._reader.header.blobs):
+                path = Path(folder) / f"tracks{blob}.{SUFFIXES[form]}"
+                if self._tolerant:
+                    paths += self._mended(blob, path)
+                    continue
+                try:
+                    with path.open("wb") as file:
+                        for piece in self._reader.track_data(blob):
+                            file.write(piece)
+                except OSError as error:
+                    raise SinkError(f"{folder}: {error.strerror or error}") from error
+                paths.append(path)
+            yield paths
+
+    def _mended(self, blob: int, path: Path) -> list[Path]:
+        """Put what is left of a track file at its place in `path`; if that is not all, make a whole file of it."""
+        end, holes, intact = 0, [], True
+        with path.open("wb") as file:
+            for piece, whole in self._reader.track_parts(blob):
+                if piece.position > end:
+                    holes.append(range(end, piece.position))
+                file.seek(piece.position)
+                file.write(piece.data)
+                end, intact = piece.end, intact and whole
+        if intact and not holes and readable(path):
+            return [path]
+        files, left_out = mend(path, holes, path.parent / f"mended{blob}")
+        if not files:
+            self.unheard.append(f"track file {blob} cannot be read and is left out")
+        else:
+            self.unheard.append(f"track file {blob} is damaged, {left_out} of its packets are left out")
+        return files
+
+
+def _first(entry: GroupEntry) -> int:
+    return entry.first
+
+
+def _new_latent_decoder(header: Header) -> FrameDecoder:
+    """A decoder for the latents of a file made with an autoencoder, which it does without: it cannot paint."""
+    from sdvideo.codecs.latent.frame_codec import FrameDecoder
+
+    space, quantiser = _latent_space(header)
+    width, height = scaled_size(header.info.width, header.info.height, header.scale)
+    return FrameDecoder(space, height, width, quantiser)
+
+
+def _latent_space(header: Header) -> tuple[LatentSpace, Quantiser]:
+    """What the integers of such a file need. Raises FormatError if this version has no such quantiser."""
+    from sdvideo.codecs.latent.latent_space import (
+        LatentSpace,  # with what follows it imports torch, which takes seconds
+    )
+    from sdvideo.codecs.latent.quantizers import quantiser_for
+
+    space = LatentSpace(header.latent["channels"], header.latent["block"])
+    return space, quantiser_for(header.coder, space)
+
+
+def _check_fit(model: LatentModel, header: Header) -> None:
+    for name, here in (("channels", model.coder.channels), ("block", model.block)):
+        if header.latent[name] != here:
+            raise FormatError(f"the header says {name} {header.latent[name]}, but its model has {here}")

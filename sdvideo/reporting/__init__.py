@@ -1,0 +1,1 @@
+"""Reports that compare two videos: pairing of frames, measures, the HTML page."""
