@@ -43,8 +43,8 @@ from ours import DEFAULT_PRESET, Ours, ours
 from peers import PEERS, Peer
 from plots import write_plots
 from quality import measure_point, one_thread_each
+from sdvideo.codecs import registry
 from sdvideo.frames import Picture
-from sdvideo.settings import BASES
 from speed import machine, measure_run, middle
 from stills import FORMATS, Format, OurFormat, read_still
 from tables import write_tables
@@ -277,7 +277,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--short", type=int, default=480, help="the short side's most pixels (480)")
     parser.add_argument("--clips", type=split, metavar="NAME,..", help="only these of the folder, without suffix")
     parser.add_argument("--codecs", type=split, metavar="NAME,..", help="only these")
-    parser.add_argument("--base", nargs="+", choices=BASES, default=BASES, help="of sdvideo (all)")
+    parser.add_argument(
+        "--base", nargs="+", choices=registry.names(), default=registry.names(), help="of sdvideo (all)"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="points measured at a time (2)")
     parser.add_argument("--runs", type=int, default=3, help="of the part 'speed' (3)")
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")

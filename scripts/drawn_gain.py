@@ -18,8 +18,9 @@ import numpy as np
 from curves import bits_ratio
 from prepare_base import read
 from sdvideo.codecs.av1 import bitstream as base
-from sdvideo.codecs.av1.bitstream import EFFORT, SCALES, decode_draft, encode_base
+from sdvideo.codecs.av1.base_layer import PRESETS, decode_base, encode_base
 from sdvideo.codecs.av1.screen_content import is_drawn
+from sdvideo.container.header import SCALES
 from sdvideo.frames import Picture
 from sdvideo.metrics.fidelity import decibel, structure
 
@@ -30,8 +31,8 @@ SIZE = 864, 480
 
 def point(pictures: list[Picture], crf: float, preset: str) -> tuple[float, float, float]:
     """Bits, PSNR-Y, MS-SSIM in decibels."""
-    coded = encode_base(pictures, SCALES[0], crf, EFFORT[preset])
-    shown = list(decode_draft(coded, pictures[0].width, pictures[0].height))
+    coded = encode_base(pictures, SCALES[0], crf, PRESETS[preset])
+    shown = list(decode_base(coded, pictures[0].width, pictures[0].height))
     squared = np.mean([np.square(a.y.astype(np.float32) - b.y).mean() for a, b in zip(pictures, shown)])
     alike = np.mean([structure(a.y, b.y)[1] for a, b in zip(pictures, shown)])
     return coded.bits, decibel(squared), -10 * np.log10(1 - alike)

@@ -12,7 +12,7 @@ import numpy as np
 from clips import Clip, without_tracks
 from sdvideo.frames import Picture, StreamInfo
 from sdvideo.media.muxer import open_sink
-from sdvideo.metrics.flicker import SourceMotion, source_motion
+from sdvideo.motion.source_motion import SourceMotion, source_motion
 
 
 class Hole(Exception):
@@ -66,19 +66,19 @@ class Material:
         """Of each frame against the one before, None for the first."""
         yield None
         places, visible = np.load(self._places, mmap_mode="r"), np.load(self._visible, mmap_mode="r")
-        for (x, y), seen, cut in zip(places, visible, np.load(self._cuts), strict=True):
-            yield SourceMotion(np.asarray(x), np.asarray(y), np.asarray(seen), bool(cut))
+        for positions, seen, cut in zip(places, visible, np.load(self._cuts), strict=True):
+            yield SourceMotion(np.asarray(positions), np.asarray(seen), bool(cut))
 
     def prepare_motions(self) -> None:
         """Follow the source's motion once, for all that is measured against it."""
         pictures = list(self.pictures())
         shape = len(pictures) - 1, self.height, self.width
-        places = np.lib.format.open_memmap(self._places, "w+", np.float32, (shape[0], 2, *shape[1:]))
+        places = np.lib.format.open_memmap(self._places, "w+", np.float32, (*shape, 2))
         visible = np.lib.format.open_memmap(self._visible, "w+", bool, shape)
         cuts = np.zeros(shape[0], bool)
         for index in range(shape[0]):
             motion = source_motion(pictures[index].y, pictures[index + 1].y)
-            places[index], visible[index], cuts[index] = (motion.x, motion.y), motion.visible, motion.cut
+            places[index], visible[index], cuts[index] = motion.positions, motion.visible, motion.cut
         np.save(self._cuts, cuts)
 
     @property

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import sdvideo
 from material import Material
-from sdvideo.codecs.latent.model_loading import load_model, restorer_id
+from sdvideo.codecs.latent.model_loading import load_model
 from sdvideo.frames import Picture
+from sdvideo.restoration.loading import restorer_id
 from sdvideo.settings import PRESETS
 
 DEFAULT_PRESET = "balanced"

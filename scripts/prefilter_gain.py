@@ -25,13 +25,14 @@ import torch
 
 from curves import bits_ratio
 from prepare_base import held_back, read
-from sdvideo.codecs.av1.bitstream import EFFORT, Filter, decode_draft, encode_base
+from sdvideo.codecs.av1.base_layer import PRESETS, Filter, decode_base, encode_base
 from sdvideo.codecs.av1.prefilter import Prefilter
-from sdvideo.codecs.latent.model_loading import load_restorer
 from sdvideo.frames import Picture
 from sdvideo.metrics.fidelity import decibel, structure
-from sdvideo.metrics.flicker import SourceMotion, source_motion
-from sdvideo.restoration.restorer import Canvas
+from sdvideo.motion.optical_flow import sample
+from sdvideo.motion.source_motion import SourceMotion, source_motion
+from sdvideo.restoration.loading import load_restorer
+from sdvideo.restoration.restorer import FrameRestorer
 from sdvideo.weights import PREFILTER
 
 LADDERS = {Fraction(1): (42, 49, 56, 63), Fraction(2, 3): (54, 57, 60, 63)}
@@ -56,14 +57,14 @@ def point(
 ) -> tuple[float, ...]:
     """Bits, PSNR-Y, MS-SSIM in decibels, MCF."""
     width, height = pictures[0].width, pictures[0].height
-    base = encode_base(pictures, scale, crf, EFFORT["balanced"], prefilter=prefilter)
-    canvas, shown = Canvas(load_restorer(), width, height), []
-    for number, picture in enumerate(decode_draft(base, width, height)):
-        shown.append(canvas.paint(canvas.trace(picture, number == 0), round(crf)))
+    base = encode_base(pictures, scale, crf, PRESETS["balanced"], prefilter=prefilter)
+    canvas, shown = FrameRestorer(load_restorer(), width, height), []
+    for number, picture in enumerate(decode_base(base, width, height)):
+        shown.append(canvas.restore(canvas.prepare(picture, number == 0), round(crf)))
     errors = [s.y.astype(np.float32) - p.y for s, p in zip(shown, pictures)]
     moved = []
     for (before, now), motion in zip(pairwise(errors), motions):
-        carried = cv2.remap(before, motion.x, motion.y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        carried = sample(before, motion.positions)
         moved.append(np.square(now - carried)[motion.visible].mean())
     alike = np.mean([structure(p.y, s.y)[1] for p, s in zip(pictures, shown)])
     squared = np.mean([np.square(e).mean() for e in errors])

@@ -33,14 +33,15 @@ import cv2
 import numpy as np
 import torch
 
-from sdvideo.codecs.av1.bitstream import EFFORT, Filter, decode_draft, encode_base
+from sdvideo.codecs.av1.base_layer import PRESETS, Filter, decode_base, encode_base
 from sdvideo.codecs.latent.model_loading import load_prefilter
 from sdvideo.container.header import SCALES
 from sdvideo.frames import Picture
 from sdvideo.media.colour import planes_of
 from sdvideo.media.scaling import scaled
-from sdvideo.metrics.flicker import source_motion
-from sdvideo.restoration.restorer import NO_TRUST, Tracer, grid, halved
+from sdvideo.motion.optical_flow import HalfSizeFlow, half_size, sample_grid
+from sdvideo.motion.source_motion import source_motion
+from sdvideo.restoration.network import NO_HISTORY
 
 JUDGED = [(crf, scale) for scale in SCALES for crf in (40, 55)]
 
@@ -72,8 +73,8 @@ prefilter = cache(partial(load_prefilter, device="cpu"))  # once in each process
 def through_av1(pictures: list[Picture], crf: int, scale: Fraction, before: Filter | None) -> list[Picture]:
     """One group, as the codec brings it back, enlarged by Lanczos. before: what it goes through first."""
     width, height = pictures[0].width, pictures[0].height
-    coded = encode_base(pictures, scale, crf, EFFORT["balanced"], prefilter=before)
-    return [scaled(picture, width, height) for picture in decode_draft(coded, width, height)]
+    coded = encode_base(pictures, scale, crf, PRESETS["balanced"], prefilter=before)
+    return [scaled(picture, width, height) for picture in decode_base(coded, width, height)]
 
 
 def stacked(pictures: list[Picture]) -> tuple[np.ndarray, np.ndarray]:
@@ -91,7 +92,7 @@ def source_side(pictures: list[Picture]) -> dict[str, np.ndarray]:
     flows, seen = [np.zeros((2, *size[::-1]), np.int16)], [np.zeros(size[::-1], bool)]
     for before, now in pairwise(y):
         motion = source_motion(before, now)
-        flow = np.dstack([motion.x, motion.y]) - grid(*now.shape)
+        flow = motion.positions - sample_grid(*now.shape)
         flows.append(fixed(cv2.resize(flow, size, interpolation=cv2.INTER_AREA) / 2))
         seen.append(motion.visible[::2, ::2] & (not motion.cut))
     return {"y": y, "uv": uv, "flow": np.stack(flows), "visible": np.stack(seen)}
@@ -101,11 +102,11 @@ def base_side(
     pictures: list[Picture], crf: int, scale: Fraction, before: Filter | None, number: int
 ) -> dict[str, np.ndarray]:
     y, uv = stacked(through_av1(pictures, crf, scale, before))
-    halves = [halved(luma) for luma in y]
-    tracer = Tracer()
-    flows, doubts = [np.zeros((2, *halves[0].shape), np.int16)], [np.full_like(halves[0], NO_TRUST)]
+    halves = [half_size(luma) for luma in y]
+    tracer = HalfSizeFlow()
+    flows, doubts = [np.zeros((2, *halves[0].shape), np.int16)], [np.full_like(halves[0], NO_HISTORY)]
     for before, now in pairwise(halves):
-        flow, doubt = tracer.trace(before, now)
+        flow, doubt = tracer.estimate(before, now)
         flows.append(fixed(flow))
         doubts.append(doubt)
     names = ("up_y", "up_uv", "flow", "doubt")

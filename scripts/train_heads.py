@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from clips import VIDEOS, files_in
 from sdvideo.codecs.av1 import svt_process as svt
-from sdvideo.codecs.av1.bitstream import GROUP_OPTIONS, SCALES
+from sdvideo.codecs.av1.base_layer import GROUP_OPTIONS
 from sdvideo.codecs.av1.header_compression import LONGEST_PLAN, learned, obus, pack_plans, pack_priors
-from sdvideo.codecs.av1.rate_control import draft_at, level_of
+from sdvideo.codecs.av1.rate_control import encode_at_level, level_of
+from sdvideo.container.header import SCALES
 from sdvideo.frames import Picture
 from sdvideo.media.source import open_source
 from sdvideo.weights import HEADER_PLANS, HEADER_PRIORS
@@ -78,7 +79,7 @@ def groups(folders: list[Path]) -> Iterator[tuple[bytes, ...]]:
         with open_source(path) as video:
             pictures = [frame.picture for frame in video.frames()]
         level, scale, preset = level_of(rng.choice(QUALITIES)), rng.choice(SCALES), rng.choice(PRESETS)
-        yield draft_at(pictures, level, preset, scale).units
+        yield encode_at_level(pictures, level, preset, scale).units
 
 
 def main() -> None:

@@ -28,8 +28,8 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 
-from sdvideo.codecs.av1.prefilter import SQUARE, Prefiltering
-from sdvideo.restoration.restorer import NO_TRUST, Restoration, setting_of
+from sdvideo.codecs.av1.prefilter import SQUARE, PrefilterNetwork
+from sdvideo.restoration.network import NO_HISTORY, RestorationNetwork, conditioning
 from sdvideo.weights import PREFILTER, RESTORATION
 from standin import code, step_of
 from train_restore import (
@@ -126,7 +126,7 @@ class Course:
         y, uv, flow, visible = planes
         batch, size = len(y), y.shape[-1]
         small = round(size * scale)
-        setting = torch.tensor([setting_of(one, scale) for one in crf], dtype=torch.float32, device=self._device)
+        setting = torch.tensor([conditioning(one, scale) for one in crf], dtype=torch.float32, device=self._device)
         squares = F.pixel_unshuffle(resized(y, small).view(-1, 1, small, small), SQUARE)
         squares = squares.contiguous(memory_format=torch.channels_last)
         squares = squares + network(squares, setting.repeat_interleave(LENGTH, 0))
@@ -149,7 +149,7 @@ class Course:
 def doubts(up: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
     """How far enlarged luma [B, T, S, S] is from its own past, [B, T, S/2, S/2]."""
     half = F.avg_pool2d(up, 2)
-    found = [torch.full_like(half[:, 0], NO_TRUST)]
+    found = [torch.full_like(half[:, 0], NO_HISTORY)]
     for t in range(1, half.shape[1]):
         before, _ = warp(half[:, t - 1, None], flow[:, t], "bilinear")
         found.append((half[:, t] - before[:, 0]).abs())
@@ -193,12 +193,12 @@ def train(options: argparse.Namespace) -> None:
     sources = [Source(path, device) for path in paths if not path.name.startswith("judge_")]
     fitting = [s for s in sources if s.frames >= LENGTH and min(s.height, s.width) >= options.crop]
     light = torch.autocast(device, torch.bfloat16, enabled=device == "cuda" or options.light)
-    restoration = Restoration().to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    restoration = RestorationNetwork().to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     restoration.load_state_dict(safetensors.torch.load_file(RESTORATION, device))
     course = Course(lightly(torch.compile(restoration) if device == "cuda" else restoration, light), device)
-    run = Run(options, device, Prefiltering(), PREFILTER)
+    run = Run(options, device, PrefilterNetwork(), PREFILTER)
     rng = np.random.default_rng((options.seed, run.steps))
-    averaged = Prefiltering().to(device, memory_format=torch.channels_last)
+    averaged = PrefilterNetwork().to(device, memory_format=torch.channels_last)
     print(f"{len(fitting)} shots, {len(judged)} held back, {device}", flush=True)
 
     def report(**row) -> None:

@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sdvideo.metrics.fidelity import structure
-from sdvideo.restoration.restorer import NO_TRUST, Restoration, from_patches, setting_of, to_patches
+from sdvideo.restoration.network import NO_HISTORY, RestorationNetwork, conditioning, from_patches, to_patches
 from sdvideo.weights import RESTORATION
 
 FIDELITY, STRUCTURE, STEADINESS, CHROMA = 250.0, 12.0, 150.0, 1 / 8
@@ -90,7 +90,7 @@ class Shot:
             rows, columns = (slice(at // grid, (at + n) // grid) for at, n in ((top, height), (left, width)))
             planes.append(array[first : first + length, ..., rows, columns].float()[None])
         planes[2], planes[6] = planes[2] * _FLOW, planes[6] * _FLOW
-        return Chain(*planes, torch.tensor([setting_of(*self.base[variant])], device=planes[0].device))
+        return Chain(*planes, torch.tensor([conditioning(*self.base[variant])], device=planes[0].device))
 
     def whole(self, variant: int, frames: int) -> Chain:
         return self.chain(variant, 0, min(frames, self.frames), 0, 0, self.height, self.width)
@@ -140,13 +140,13 @@ def paint(
     painted = []
     for t in range(chain.y.shape[1]):
         up = carried = to_patches(chain.up_y[:, t], chain.up_uv[:, t])
-        doubt = torch.full_like(chain.doubt[:, t], NO_TRUST)
+        doubt = torch.full_like(chain.doubt[:, t], NO_HISTORY)
         if painted:
             y, uv = painted[-1]
             y, _ = warp(y[:, None], enlarged(chain.up_flow[:, t]), "bicubic")
             uv, inside = warp(uv, chain.up_flow[:, t], "bicubic")
             carried = to_patches(y[:, 0].clamp(0, 255), uv.clamp(0, 255))
-            doubt = torch.where(inside, chain.doubt[:, t], NO_TRUST)
+            doubt = torch.where(inside, chain.doubt[:, t], NO_HISTORY)
         seen = torch.cat([up - 128, carried - up, F.pixel_unshuffle(doubt[:, None], 2)], 1)
         out = up + network(seen.contiguous(memory_format=torch.channels_last), chain.setting)
         painted.append(from_patches(out.round().clamp(0, 255) if rounded else out))
@@ -306,9 +306,9 @@ def train(options: argparse.Namespace) -> None:
     shots = [Shot(path, device) for path in paths if not path.name.startswith("judge_")]
     longest = LENGTHS[-1][1]
     shots = [shot for shot in shots if shot.frames >= longest and min(shot.height, shot.width) >= options.crop]
-    run = Run(options, device, Restoration(), RESTORATION)
+    run = Run(options, device, RestorationNetwork(), RESTORATION)
     rng = np.random.default_rng((options.seed, run.steps))
-    averaged = Restoration().to(device, memory_format=torch.channels_last)
+    averaged = RestorationNetwork().to(device, memory_format=torch.channels_last)
     light = torch.autocast(device, torch.bfloat16, enabled=device == "cuda" or options.light)
     network = lightly(torch.compile(run.network) if device == "cuda" else run.network, light)
     similarity = Similarity(device)

@@ -1,9 +1,7 @@
-"""The way from an .sdv file to pictures and to a video.
+"""Decodes an .sdv file into a video or a picture, exports its AV1 base, and verifies it.
 
-base none:  container -> entropy -> dequantise -> synthesise(p, delta) -> mux
-                           ^ predict: motion, warp of the decoded reference
-base av1:   container -> AV1 -> restore -> mux
-                                   ^ warp of the restored picture before
+container -> codec (codecs/) -> frames -> sink
+    +----- sound, subtitles, chapters -----^
 """
 
 from __future__ import annotations
@@ -17,7 +15,8 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from sdvideo.media.muxer import open_copy, open_sink
+from sdvideo.codecs.interface import EXPORT
+from sdvideo.media.muxer import open_sink
 from sdvideo.runtime.output_files import check_output, placed, whole_file
 from sdvideo.runtime.prefetch import ahead
 
@@ -25,7 +24,7 @@ from .container import Damage
 from .errors import DamagedError, FormatError, ModelError, SettingError
 from .frames import Frame
 from .reader import VideoReader
-from .settings import Progress, whole
+from .settings import ProgressCallback, whole
 
 log = logging.getLogger("sdvideo")
 
@@ -56,7 +55,7 @@ def decode(
     device: str = "auto",
     denoise: int = 0,
     denoiser: str | None = None,
-    progress: Progress = lambda done, total, size, rate: None,
+    progress: ProgressCallback = lambda done, total, size, rate: None,
 ) -> DecodeResult:
     """Decode an .sdv file into a video, or a file of one frame into a picture.
 
@@ -143,7 +142,7 @@ def preview(
     destination: str | os.PathLike | None = None,
     *,
     overwrite: bool = False,
-    progress: Progress = lambda done, total, size, rate: None,
+    progress: ProgressCallback = lambda done, total, size, rate: None,
 ) -> DecodeResult:
     """Copy the AV1 base of an .sdv file into a video that any AV1 player shows, with the sound; nothing is decoded.
 
@@ -153,7 +152,7 @@ def preview(
     begin = time.monotonic()
     with ExitStack() as stack:
         video = stack.enter_context(VideoReader(source))
-        if video.base != "av1":
+        if EXPORT not in video.features:
             raise SettingError(f"{source} has no AV1 base to show; decode it")
         _require_whole(video, source)
         path = placed(destination, source, ".preview.mp4")
@@ -165,7 +164,7 @@ def preview(
         if first is None:
             raise DamagedError(f"{source}: holds no frame")
         form = path.suffix.lstrip(".").lower()
-        sink = stack.enter_context(open_copy(part, video.info, first, track_files=files, format=form))
+        sink = stack.enter_context(video.open_export(part, first, files, form))
         for done, frame in enumerate(chain([first], frames), 1):
             sink.write(frame)
             progress(done, len(video), 0, video.info.rate)

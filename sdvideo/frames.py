@@ -37,6 +37,14 @@ def grey(width: int, height: int) -> Picture:
     return Picture(*(np.full(size, 128, np.uint8) for size in ((height, width), half, half)))
 
 
+def extend_edges(plane: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A plane, [H, W] or [H, W, C], with its last row and column repeated up to a size; itself if it has that size."""
+    below, right = height - plane.shape[0], width - plane.shape[1]
+    if not below and not right:
+        return plane
+    return np.pad(plane, ((0, below), (0, right), *[(0, 0)] * (plane.ndim - 2)), mode="edge")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """A picture and its place in time.

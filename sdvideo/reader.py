@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import os
 import tempfile
@@ -11,73 +10,51 @@ import weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 
 import numpy as np
 
-from sdvideo.codecs.av1.bitstream import BaseDecoder, unpack_step
-from sdvideo.codecs.latent.model_loading import add_denoiser, load_model, load_restorer
-from sdvideo.container.header import MAX_AREA, Header
-from sdvideo.container.recovery import group_damage
-from sdvideo.media.scaling import scaled_size
-from sdvideo.media.tracks import SUFFIXES, mend, readable
-from sdvideo.runtime.malloc import give_back
-from sdvideo.runtime.prefetch import ahead, in_turn
-
-from .container import KEY, PREDICTED, CodedFrame, Damage, GroupEntry, Reader
+from .codecs.interface import DENOISE, LATENTS, DecodeOptions, FrameDecoder, LatentDecoder
+from .codecs.registry import codec_for_header
+from .container import PREDICTED, CodedFrame, Damage, GroupEntry, Reader
+from .container.recovery import group_damage
 from .errors import DamagedError, FormatError, SettingError, SinkError
 from .frames import Frame, Picture, StreamInfo, grey
-from .settings import DEFAULT_MODEL, DENOISE_STEPS, DEVICES, check_choice, whole
+from .media.muxer import Sink
+from .media.tracks import SUFFIXES, mend, readable
+from .runtime.malloc import trim_heap
+from .runtime.prefetch import ahead, in_turn
+from .settings import DENOISE_STEPS, DEVICES, check_choice, whole
 
-if TYPE_CHECKING:  # torch takes seconds
-    from sdvideo.codecs.latent.coding.frame_syntax import FrameSymbols
-    from sdvideo.codecs.latent.frame_codec import FrameDecoder
-    from sdvideo.codecs.latent.latent_space import LatentSpace
-    from sdvideo.codecs.latent.model import LatentModel
-    from sdvideo.codecs.latent.quantizers import Quantiser
-    from sdvideo.codecs.latent.upscaling import SmallFrameDecoder
-    from sdvideo.restoration.restorer import Restorer, Traced
-
-
-class BaseFrameDecoder:
-    """The same two steps for a file with an AV1 base, whose integers are the base's pictures."""
-
-    def __init__(self, restorer: Restorer, height: int, width: int):
-        from sdvideo.restoration.restorer import Canvas  # with torch, which takes seconds
-
-        self._decoder, self._canvas = BaseDecoder(width, height), Canvas(restorer, width, height)
-
-    def parse(self, coded: CodedFrame) -> Traced:
-        """The base picture of the next frame, made ready. Raises DamagedError where its data does not decode to one."""
-        return self._canvas.trace(self._decoder.decode(coded), coded.kind == KEY)
-
-    def reconstruct(self, coded: CodedFrame, traced: Traced) -> Frame:
-        """The picture of the next frame, given its base."""
-        crf, _ = unpack_step(coded.step)
-        return Frame(coded.pts, coded.duration, self._canvas.paint(traced, crf))
-
-
-AnyDecoder: TypeAlias = "FrameDecoder | BaseFrameDecoder | SmallFrameDecoder"
-Decoded: TypeAlias = "tuple[CodedFrame, FrameSymbols | Picture | None, Picture | None]"
 Parsed = TypeVar("Parsed")
 _BUFFER = 64_000_000  # bytes for pictures of the group after the one that is shown
-_WORTHWHILE = 16  # of them, for a group to be decoded beside the one that is shown
-_KEPT = 256  # frames of the last call for latents, which the next one may share
+_WORTHWHILE = 16  # pictures of that buffer, for a group to be decoded beside the one that is shown
+_KEPT = 256  # latents of the last call that the next one may share
+
+
+class _Parser(Protocol):
+    """What the two kinds of frame decoders, for pictures and for latents, have in common."""
+
+    def parse(self, coded: CodedFrame) -> Any: ...
+
+
+Decoder = TypeVar("Decoder", bound=_Parser)
 
 
 class _Cursor:
-    """Where decoding stands in a video: it goes on from there, or from a key frame where that is no way."""
+    """The place where decoding stands in a video: it goes on from there if it can, else from a key frame."""
 
-    def __init__(self):
-        self._group, self._frames, self._next = -1, (), 0
+    def __init__(self) -> None:
+        self._group, self._next = -1, 0
+        self._frames: Sequence[CodedFrame] = ()
+        self._decoder: Any = None
 
     def steps(
-        self, video: VideoReader, number: int, new_decoder: Callable[[], AnyDecoder]
-    ) -> Iterator[tuple[AnyDecoder, CodedFrame, FrameSymbols | Traced]]:
-        """For each frame up to this one: its decoder, which is to reconstruct it next, the frame, its integers."""
+        self, video: VideoReader, number: int, new_decoder: Callable[[], Decoder]
+    ) -> Iterator[tuple[Decoder, CodedFrame, Any]]:
+        """For each frame up to this one: its decoder, which is to reconstruct it next, the frame, its symbols."""
         group, place = video._place(number)
         if group != self._group or place < self._next:
             self._frames, self._decoder, self._next = video._read(group), new_decoder(), 0
@@ -88,42 +65,27 @@ class _Cursor:
             self._group, self._next = group, self._next + 1
 
 
-class _Latents:
-    """What VideoReader.latents keeps from call to call: where it stands, and the frames it gave last."""
+class _LatentCache:
+    """What VideoReader.latents keeps from call to call: where decoding stands, and the latents it gave last."""
 
-    def __init__(self, path: str, header: Header):
-        """Raises SettingError if the file holds none, FormatError if this version cannot read them."""
-        if header.base != "none" or header.model.name == DEFAULT_MODEL:
-            raise SettingError(
-                f"{path} has base {header.base}, model {header.model.name} and no latents that stand by themselves: "
-                "encode with base none and an image autoencoder of diffusers as the model"
-            )
-        width, height = scaled_size(header.info.width, header.info.height, header.scale)
-        block = header.latent["block"]
-        self.shape = header.latent["channels"], -(-height // block), -(-width // block)
-        if math.prod(self.shape) > MAX_AREA:
-            raise FormatError(f"{path}: a latent of {' x '.join(map(str, self.shape))} has more than {MAX_AREA} values")
-        self._new_decoder = partial(_new_latent_decoder, header)
-        self._cursor = _Cursor()
+    def __init__(self, decoder: LatentDecoder):
+        self._decoder, self._cursor = decoder, _Cursor()
         self._recent: dict[int, np.ndarray] = {}
 
-    def of(self, video: VideoReader, numbers: range) -> np.ndarray:
+    def read(self, video: VideoReader, numbers: range) -> np.ndarray:
         """Frames in rising order -> float32 [frames, channels, h, w]."""
-        from sdvideo.codecs.latent.latent_space import in_deviations
-
-        found = np.empty((len(numbers), *self.shape), np.float32)
+        found = np.empty((len(numbers), *self._decoder.shape), np.float32)
         recent, self._recent = self._recent, {}
         for at, number in enumerate(numbers):
-            values = recent[number] if number in recent else self._values(video, number)
-            found[at] = in_deviations(values)
+            found[at] = recent[number] if number in recent else self._decode(video, number)
             if at >= len(numbers) - _KEPT:
-                self._recent[number] = values
+                self._recent[number] = found[at]
         return found
 
-    def _values(self, video: VideoReader, number: int) -> np.ndarray:
-        for decoder, coded, symbols in self._cursor.steps(video, number, self._new_decoder):
-            reference = decoder.advance(coded, symbols)
-        return reference.values
+    def _decode(self, video: VideoReader, number: int) -> np.ndarray:
+        for decoder, coded, symbols in self._cursor.steps(video, number, self._decoder.frame_decoder):
+            latent = decoder.latent(coded, symbols)
+        return latent
 
 
 class VideoReader:
@@ -159,19 +121,21 @@ class VideoReader:
             raise SettingError(f"denoise is {denoise}; it can be 0 to {DENOISE_STEPS}")
         check_choice("device", device, DEVICES)
         self._reader, self._tolerant = Reader(path, tolerant=tolerant), tolerant
-        if denoise and (self.base == "av1" or self._reader.header.model.name == DEFAULT_MODEL):
+        try:
+            self._codec = self._named(codec_for_header, self._reader.header)
+            if denoise and DENOISE not in self.features:
+                raise SettingError(f"{path} cannot be denoised: it was not made with a diffusers autoencoder")
+            options = DecodeOptions(model, device, denoise, denoiser)
+            self._decoder = self._codec.decoder(self._reader.header, options)
+        except BaseException:
             self._reader.close()
-            raise SettingError(f"{path} cannot be denoised: it was not made with a diffusers autoencoder")
-        self._name, self._device = model, device
-        self._denoise, self._denoiser = denoise, denoiser
-        self._model: LatentModel | Restorer | None = None
-        self._restorer: Restorer | None = None  # of small pictures
+            raise
         self._lock = threading.Lock()  # iterating reads groups in a thread of its own
-        self._one_by_one = threading.Lock()  # frames by number, for whatever thread asks for them
+        self._one_by_one = threading.Lock()  # frames by number, for any thread that asks for them
         self._iterators: weakref.WeakSet[Iterator[Frame]] = weakref.WeakSet()
-        self._symbols: FrameSymbols | Picture | None = None
+        self._symbols: object = None
         self._cursor = _Cursor()
-        self._latents: _Latents | None = None
+        self._latents: _LatentCache | None = None
         self._groups: Sequence[GroupEntry] = self._reader.groups
         if self._reader.lost:
             self._groups = sorted([*self._reader.groups, *self._reader.lost], key=_first)
@@ -188,6 +152,11 @@ class VideoReader:
     def base(self) -> str:
         """What its pictures start from: "none" or "av1"."""
         return self._reader.header.base
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What the file can do beside being decoded: "latents", "export" and "denoise" are known."""
+        return self._codec.features(self._reader.header)
 
     @property
     def complete(self) -> bool:
@@ -237,34 +206,36 @@ class VideoReader:
         return Frame(*next(islice(self._times(group), place, None)), self._picture_for(group, place))
 
     def __iter__(self) -> Iterator[Frame]:
-        # Frames depend on those before them and groups do not, so two groups of an AV1 base are decoded at once, which
-        # keeps all cores busy. Latents do so one by one, and their models may need all the memory there is. Large
-        # pictures do, too: few of the next group would fit into the buffer, and painting them takes as much again.
+        # Frames depend on earlier ones and groups do not, so where the codec allows it two groups are decoded at once,
+        # which keeps all cores busy. Not for large pictures: few of the next group would fit into the buffer, and
+        # restoring them takes as much memory again.
         groups, room = range(len(self._groups)), _BUFFER // (self.info.width * self.info.height * 3)
-        if self.base == "av1" and room >= _WORTHWHILE:
-            decoders = cycle([self._new_decoder(), self._new_decoder()])
+        if self._decoder.concurrent and room >= _WORTHWHILE:
+            decoders = cycle([self._decoder.frame_decoder(), self._decoder.frame_decoder()])
             decoded = in_turn(map(self._decoded, ([group] for group in groups), decoders), room)
         else:
-            decoded = self._decoded(groups, self._new_decoder())
+            decoded = self._decoded(groups, self._decoder.frame_decoder())
         frames = self._frames(decoded)
         self._iterators.add(frames)
         return frames
 
-    def _frames(self, decoded: Iterator[Decoded]) -> Iterator[Frame]:
+    def _frames(self, decoded: Iterator[tuple[CodedFrame, object, Picture | None]]) -> Iterator[Frame]:
         shown = None
         for coded, symbols, picture in decoded:
             self._symbols = symbols
             shown = picture or shown or self._picture_for(0, 0)
             yield Frame(coded.pts, coded.duration, shown)
 
-    def _decoded(self, groups: Iterable[int], decoder: AnyDecoder) -> Iterator[Decoded]:
+    def _decoded(
+        self, groups: Iterable[int], decoder: FrameDecoder[Any]
+    ) -> Iterator[tuple[CodedFrame, object, Picture | None]]:
         """Every frame of groups in a row with its integers and its picture, which lost ones have not."""
         with ahead(self._parsed(groups, decoder)) as parsed:
             for coded, symbols in parsed:
                 if symbols is None:
                     yield coded, None, None
                 else:
-                    yield coded, self._integers(symbols), decoder.reconstruct(coded, symbols).picture
+                    yield coded, decoder.integers(symbols), decoder.reconstruct(coded, symbols).picture
 
     def latents(self, start: int | None = None, stop: int | None = None) -> np.ndarray:
         """The latents of frames start up to but not including stop, by the rules of slices: by default all.
@@ -276,17 +247,27 @@ class VideoReader:
         the last one and share its frames, others start from a group's key frame.
         Raises SettingError for files that hold no such latents: with an AV1 base, or of the embedded model.
         """
+        if LATENTS not in self.features:
+            header = self._reader.header
+            raise SettingError(
+                f"{self._reader.path} has base {header.base}, model {header.model.name} and no latents that stand by "
+                "themselves: encode with base none and an image autoencoder of diffusers as the model"
+            )
         with self._one_by_one:
             if self._latents is None:
-                self._latents = _Latents(self._reader.path, self._reader.header)
-            return self._latents.of(self, range(*slice(start, stop).indices(len(self))))
+                self._latents = _LatentCache(self._named(self._codec.latents, self._reader.header))
+            return self._latents.read(self, range(*slice(start, stop).indices(len(self))))
 
-    def symbols(self) -> FrameSymbols | Picture | None:
-        """The decoded integers of the frame that came last: latent and motion, or the picture of the AV1 base."""
+    def _named(self, ask: Callable[[Any], Parsed], header: Any) -> Parsed:
+        """Put the file's name in front of what a codec says of its header."""
+        try:
+            return ask(header)
+        except FormatError as error:
+            raise type(error)(f"{self._reader.path}: {error}") from error
+
+    def symbols(self) -> object:
+        """The decoded integers of the frame that came last: FrameSymbols, or the Picture of an AV1 base."""
         return self._symbols
-
-    def _integers(self, symbols: FrameSymbols | Traced) -> FrameSymbols | Picture:
-        return symbols.base if self.base == "av1" else symbols
 
     def coded_frames(self) -> Iterator[CodedFrame]:
         """All frames as they are in the file."""
@@ -297,7 +278,7 @@ class VideoReader:
 
     def check(self) -> Iterator[Damage]:
         """Decode the integers of every frame, and make no pictures of them. Gives the groups that do not decode."""
-        parse = self._new_parser()
+        parse = self._decoder.parser()
         for group, entry in enumerate(self._groups):
             if self._is_lost(group):
                 continue
@@ -307,12 +288,10 @@ class VideoReader:
             except DamagedError as error:
                 yield group_damage("decode", str(error.__cause__ or error), group, entry, self.info.time_base)
 
-    def _parsed(
-        self, groups: Iterable[int], decoder: AnyDecoder
-    ) -> Iterator[tuple[CodedFrame, FrameSymbols | Traced | None]]:
+    def _parsed(self, groups: Iterable[int], decoder: FrameDecoder[Any]) -> Iterator[tuple[CodedFrame, Any]]:
         """Every frame of groups in a row with its integers; with tolerant, lost ones are ones without integers."""
         for group in groups:
-            give_back()  # what the group before took: over an hour 16 MiB would pile up
+            trim_heap()  # what the group before took: over an hour 16 MiB would pile up
             done, frames = 0, self._groups[group].frames
             try:
                 for done, coded in enumerate(self._read(group)):
@@ -329,8 +308,8 @@ class VideoReader:
 
     def _decode(self, number: int) -> Frame:
         """A frame by its number. Raises DamagedError where it, or one before it in its group, does not decode."""
-        for decoder, coded, symbols in self._cursor.steps(self, number, self._new_decoder):
-            self._symbols = self._integers(symbols)
+        for decoder, coded, symbols in self._cursor.steps(self, number, self._decoder.frame_decoder):
+            self._symbols = decoder.integers(symbols)
             frame = decoder.reconstruct(coded, symbols)
         return frame
 
@@ -346,7 +325,7 @@ class VideoReader:
 
     def _last_of(self, group: int, stop: int | None) -> Picture | None:
         """The last good picture among the first `stop` of a group."""
-        picture, decoder = None, self._new_decoder()
+        picture, decoder = None, self._decoder.frame_decoder()
         with suppress(DamagedError):
             for coded in self._read(group)[:stop]:
                 picture = decoder.reconstruct(coded, decoder.parse(coded)).picture
@@ -381,48 +360,9 @@ class VideoReader:
         group = bisect_right(self._groups, number, key=_first) - 1
         return group, number - self._groups[group].first
 
-    def _new_parser(self) -> Callable[[CodedFrame], Picture | FrameSymbols]:
-        """What decodes the integers of frame after frame; only those of the embedded model take a network."""
-        if self.base == "av1":
-            return BaseDecoder(self.info.width, self.info.height).decode
-        if self._reader.header.model.name == DEFAULT_MODEL:
-            return self._new_decoder().parse
-        return _new_latent_decoder(self._reader.header).parse
-
-    def _new_decoder(self) -> AnyDecoder:
-        header = self._reader.header
-        size = self.info.height, self.info.width
-        if self.base == "av1":
-            if self._model is None:
-                self._model = load_restorer(device=self._device, expected=header.model)
-            return BaseFrameDecoder(self._model, *size)
-        if self._model is None:
-            if header.model.name != DEFAULT_MODEL:
-                _latent_space(header)  # nobody shall look for a model in vain
-            model = load_model(
-                self._name,
-                device=self._device,
-                colour=header.info.colour,
-                expected=header.model,
-                latent=header.latent,
-            )
-            _check_fit(model, header)
-            if self._denoise:
-                name = self._denoiser or self._name
-                add_denoiser(model, self._denoise, name, device=self._device, expected=header.model)
-            self._model = model
-        from sdvideo.codecs.latent.frame_codec import FrameDecoder
-        from sdvideo.codecs.latent.quantizers import quantiser_for
-
-        quantiser = quantiser_for(header.coder, self._model)
-        if header.scale == 1:
-            return FrameDecoder(self._model, *size, quantiser)
-        from sdvideo.codecs.latent.upscaling import SmallFrameDecoder
-
-        if self._restorer is None:
-            self._restorer = load_restorer(device=self._device, expected=header.restorer)
-        width, height = scaled_size(self.info.width, self.info.height, header.scale)
-        return SmallFrameDecoder(FrameDecoder(self._model, height, width, quantiser), self._restorer, *size)
+    def open_export(self, path: Path, first: CodedFrame, track_files: list[Path], format: str) -> Sink:
+        """A sink for coded_frames, see Codec.open_export; for files with the feature "export"."""
+        return self._codec.open_export(path, self.info, first, track_files, format)
 
     def close(self) -> None:
         """Release the file, and end what still iterates over it."""
@@ -481,29 +421,3 @@ class VideoReader:
 
 def _first(entry: GroupEntry) -> int:
     return entry.first
-
-
-def _new_latent_decoder(header: Header) -> FrameDecoder:
-    """A decoder for the latents of a file made with an autoencoder, which it does without: it cannot paint."""
-    from sdvideo.codecs.latent.frame_codec import FrameDecoder
-
-    space, quantiser = _latent_space(header)
-    width, height = scaled_size(header.info.width, header.info.height, header.scale)
-    return FrameDecoder(space, height, width, quantiser)
-
-
-def _latent_space(header: Header) -> tuple[LatentSpace, Quantiser]:
-    """What the integers of such a file need. Raises FormatError if this version has no such quantiser."""
-    from sdvideo.codecs.latent.latent_space import (
-        LatentSpace,  # with what follows it imports torch, which takes seconds
-    )
-    from sdvideo.codecs.latent.quantizers import quantiser_for
-
-    space = LatentSpace(header.latent["channels"], header.latent["block"])
-    return space, quantiser_for(header.coder, space)
-
-
-def _check_fit(model: LatentModel, header: Header) -> None:
-    for name, here in (("channels", model.coder.channels), ("block", model.block)):
-        if header.latent[name] != here:
-            raise FormatError(f"the header says {name} {header.latent[name]}, but its model has {here}")

@@ -47,14 +47,15 @@ if __name__ == "__main__" and "--guided" in sys.argv:
         import sdvideo.container
 
 import sdvideo
-from sdvideo.codecs.av1.bitstream import BaseDecoder, encode_base, pack_step
+from sdvideo.codecs.av1.base_layer import BaseDecoder, encode_base
+from sdvideo.codecs.av1.bitstream import pack_step
 from sdvideo.codecs.latent.coding.adaptive_coder import PlainCoder
 from sdvideo.codecs.latent.coding.frame_syntax import FramePlan, FrameSymbols, code_frame
 from sdvideo.codecs.latent.coding.rdoq import Chooser
 from sdvideo.codecs.latent.frame_codec import FrameDecoder
 from sdvideo.container import KEY, PREDICTED, CodedFrame, Group, Header, ModelId, Reader, Writer, unpack_group
-from sdvideo.container.group import put_svarint, put_varint, take_svarint, take_varint
 from sdvideo.container.index import MAJOR, MAX_HEADER, deflated, inflated
+from sdvideo.container.varint import put_svarint, put_varint, take_svarint, take_varint
 from sdvideo.errors import FormatError, SdvError
 from sdvideo.frames import Chapter, Picture, StreamInfo, Track
 

@@ -19,9 +19,11 @@ from conftest import Clip, Clips
 
 import sdvideo
 from sdvideo import encoder as encoding
-from sdvideo.codecs.av1.bitstream import SCALES, BaseDecoder, base_size, encode_base, pack_step, unpack_step
-from sdvideo.codecs.av1.rate_control import cheapest_scale, draft_at, level_of
+from sdvideo.codecs.av1.base_layer import BaseDecoder, encode_base
+from sdvideo.codecs.av1.bitstream import base_size, pack_step, unpack_step
+from sdvideo.codecs.av1.rate_control import cheapest_scale, encode_at_level, level_of
 from sdvideo.container import KEY, Reader
+from sdvideo.container.header import SCALES
 from sdvideo.container.index import inflated
 from sdvideo.errors import DamagedError, SettingError, SinkError
 from sdvideo.frames import Picture
@@ -30,7 +32,7 @@ from sdvideo.media.muxer import open_sink
 from sdvideo.media.scaling import scaled
 from sdvideo.media.source import open_source
 from sdvideo.metrics.fidelity import psnr, structure
-from sdvideo.motion.scene_cuts import shots
+from sdvideo.motion.scene_cuts import split_into_groups
 from sdvideo.restoration import restorer as restore
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
@@ -79,7 +81,7 @@ def test_a_smaller_scale_is_taken_at_lower_levels():
     with open_source(SAMPLE) as video:
         pictures = [frame.picture for frame in islice(video.frames(), 12)]
     levels = [level_of(quality) for quality in (90, 2)]
-    fine, coarse = (draft_at(pictures, level, "fast", cheapest_scale(pictures, level)) for level in levels)
+    fine, coarse = (encode_at_level(pictures, level, "fast", cheapest_scale(pictures, level)) for level in levels)
     assert fine.scale == 1 and coarse.scale < 1
     assert fine.bits > 10 * coarse.bits
 
@@ -104,9 +106,9 @@ def test_finer_is_finer_and_larger_up_to_the_top(tmp_path, frames):
 
 def test_groups_end_at_cuts_and_when_they_are_full(clips: Clips):
     with open_source(clips["cut"].path) as video:
-        assert [len(shot) for shot in shots(video.frames(), 64)] == [10, 10]
+        assert [len(shot) for shot in split_into_groups(video.frames(), 64)] == [10, 10]
     with open_source(clips["cut"].path) as video:
-        assert [len(shot) for shot in shots(video.frames(), 7)] == [7, 3, 7, 3]
+        assert [len(shot) for shot in split_into_groups(video.frames(), 7)] == [7, 3, 7, 3]
 
 
 # --- files --------------------------------------------------------------------------------------------------

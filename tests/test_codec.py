@@ -22,6 +22,7 @@ import pytest
 from conftest import Clip, Clips, Recipe, synthesise, write_clip
 
 import sdvideo
+from sdvideo.codecs import registry
 from sdvideo.codecs.latent.coding.frame_syntax import FramePlan, FrameSymbols, code_frame
 from sdvideo.codecs.latent.coding.range_coder import SymbolReader, SymbolWriter
 from sdvideo.codecs.latent.coding.rdoq import Chooser
@@ -34,7 +35,6 @@ from sdvideo.errors import DamagedError, FormatError
 from sdvideo.frames import Frame, Picture
 from sdvideo.media.source import open_source
 from sdvideo.metrics.fidelity import psnr
-from sdvideo.settings import BASES
 
 GOLDEN = Path(__file__).parent / "golden"
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
@@ -64,7 +64,7 @@ class Encoder:
         return path
 
 
-@pytest.fixture(scope="module", params=BASES)
+@pytest.fixture(scope="module", params=registry.names())
 def encoded(request, clips, tmp_path_factory) -> Encoder:
     """On every base in turn."""
     return Encoder(clips, tmp_path_factory.mktemp("encoded"), request.param)

@@ -12,8 +12,9 @@ import pytest
 
 from sdvideo.codecs.av1 import bitstream as base
 from sdvideo.codecs.av1 import svt_process as svt
-from sdvideo.codecs.av1.bitstream import EFFORT, PROBE, SCALES, decode_draft, encode_base
+from sdvideo.codecs.av1.base_layer import PRESETS, TRIAL_PRESET, decode_base, encode_base
 from sdvideo.codecs.av1.screen_content import is_drawn, plainness
+from sdvideo.container.header import SCALES
 from sdvideo.frames import Picture
 from sdvideo.media.source import open_source
 from sdvideo.metrics.fidelity import psnr
@@ -71,8 +72,8 @@ def test_a_screen_takes_fewer_bits_for_a_better_picture(preset: str, monkeypatch
     pictures = scrolling(8, width=560, height=320)
 
     def coded() -> tuple[int, float]:
-        made = encode_base(pictures, SCALES[0], 40, EFFORT[preset])
-        shown = decode_draft(made, pictures[0].width, pictures[0].height)
+        made = encode_base(pictures, SCALES[0], 40, PRESETS[preset])
+        shown = decode_base(made, pictures[0].width, pictures[0].height)
         return made.bits, float(np.mean([psnr(a, b)[1] for a, b in zip(pictures, shown, strict=True)]))
 
     bits, quality = coded()
@@ -85,11 +86,11 @@ def test_a_screen_takes_fewer_bits_for_a_better_picture(preset: str, monkeypatch
 @pytest.mark.parametrize(
     ("width", "height", "effort", "used", "asked"),
     [
-        (320, 192, EFFORT["best"], EFFORT["best"], True),
-        (320, 192, EFFORT["fast"], EFFORT["fast"] + 1, True),  # which takes a third of the time with them
-        (320, 192, PROBE, PROBE, False),
-        (2560, 1440, EFFORT["balanced"], EFFORT["balanced"], False),  # to look for copies would take minutes
-        (2560, 1440, EFFORT["fast"], EFFORT["fast"], False),
+        (320, 192, PRESETS["best"], PRESETS["best"], True),
+        (320, 192, PRESETS["fast"], PRESETS["fast"] + 1, True),  # which takes a third of the time with them
+        (320, 192, TRIAL_PRESET, TRIAL_PRESET, False),
+        (2560, 1440, PRESETS["balanced"], PRESETS["balanced"], False),  # to look for copies would take minutes
+        (2560, 1440, PRESETS["fast"], PRESETS["fast"], False),
     ],
 )
 def test_the_tools_are_asked_for_where_there_is_time_for_them(width, height, effort, used, asked, monkeypatch) -> None:

@@ -19,7 +19,8 @@ from sdvideo.codecs.latent.frame_codec import FrameDecoder
 from sdvideo.container import Reader
 from sdvideo.frames import Picture
 from sdvideo.motion import block_matching as motion
-from sdvideo.motion.predict import is_cut, unchanged
+from sdvideo.motion.block_matching import unchanged
+from sdvideo.motion.scene_cuts import is_cut
 
 
 @pytest.fixture(scope="module")

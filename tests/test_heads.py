@@ -11,15 +11,9 @@ from pathlib import Path
 import pytest
 
 from sdvideo.codecs.av1 import header_compression as heads
-from sdvideo.codecs.av1.bitstream import SCALES, encode_base
-from sdvideo.codecs.av1.header_compression import (
-    LONGEST_PLAN,
-    Unpacker,
-    obus,
-    pack_plans,
-    pack_units,
-    unpack_plans,
-)
+from sdvideo.codecs.av1.base_layer import encode_base
+from sdvideo.codecs.av1.header_compression import LONGEST_PLAN, Unpacker, obus, pack_plans, pack_units, unpack_plans
+from sdvideo.container.header import SCALES
 from sdvideo.errors import DamagedError, SinkError
 from sdvideo.media.source import open_source
 from sdvideo.weights import HEADER_PLANS, HEADER_PRIORS

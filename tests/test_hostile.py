@@ -25,14 +25,16 @@ from fuzz import Mutator, Parts, av1_units, plain_file
 
 import sdvideo
 from sdvideo.codecs.av1 import header_compression as heads
-from sdvideo.codecs.av1.bitstream import BaseDecoder, pack_step
+from sdvideo.codecs.av1.base_layer import BaseDecoder
+from sdvideo.codecs.av1.bitstream import pack_step
 from sdvideo.codecs.av1.header_compression import pack_units
-from sdvideo.codecs.latent.model_loading import load_model, restorer_id
+from sdvideo.codecs.latent.model_loading import load_model
 from sdvideo.container import KEY, PREDICTED, CodedFrame, Group, Header, ModelId, Reader, Writer, pack_group
-from sdvideo.container.group import put_svarint, put_varint
+from sdvideo.container.varint import put_svarint, put_varint
 from sdvideo.errors import DamagedError, FormatError, ModelError, SdvError, SinkError
 from sdvideo.frames import Picture, StreamInfo
 from sdvideo.media.muxer import open_sink
+from sdvideo.restoration.loading import restorer_id
 
 TESTS = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(TESTS.parent), str(TESTS)))}

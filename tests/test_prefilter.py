@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 import pytest
 
-from sdvideo.codecs.av1.bitstream import EFFORT, Filter, decode_draft, encode_base
+from sdvideo.codecs.av1.base_layer import PRESETS, Filter, decode_base, encode_base
 from sdvideo.codecs.latent.model_loading import load_prefilter, load_restorer
 from sdvideo.frames import Picture
 from sdvideo.media.source import open_source
 from sdvideo.metrics.fidelity import psnr, structure
-from sdvideo.restoration.restorer import Canvas
+from sdvideo.restoration.restorer import FrameRestorer
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
 FULL = Fraction(1)
@@ -49,11 +49,11 @@ def test_a_flat_picture_stays_flat(walk: list[Picture]) -> None:
 
 def measured(pictures: list[Picture], crf: int, prefilter: Filter | None) -> tuple[float, float]:
     """Log of the bits, and MS-SSIM in decibels of what is shown."""
-    base = encode_base(pictures, FULL, crf, EFFORT["fast"], prefilter=prefilter)
+    base = encode_base(pictures, FULL, crf, PRESETS["fast"], prefilter=prefilter)
     size = pictures[0].width, pictures[0].height
-    canvas, alike = Canvas(load_restorer(device="cpu"), *size), []
-    for number, (picture, decoded) in enumerate(zip(pictures, decode_draft(base, *size), strict=True)):
-        shown = canvas.paint(canvas.trace(decoded, number == 0), crf)
+    canvas, alike = FrameRestorer(load_restorer(device="cpu"), *size), []
+    for number, (picture, decoded) in enumerate(zip(pictures, decode_base(base, *size), strict=True)):
+        shown = canvas.restore(canvas.prepare(decoded, number == 0), crf)
         alike.append(structure(picture.y, shown.y)[1])
     return math.log(base.bits), -10 * math.log10(1 - np.mean(alike))
 

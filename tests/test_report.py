@@ -32,8 +32,9 @@ from sdvideo.frames import Colour, Picture, StreamInfo
 from sdvideo.media.colour import to_frame
 from sdvideo.media.source import open_source
 from sdvideo.metrics.fidelity import LEAST_SIDE, psnr, structure
-from sdvideo.metrics.flicker import flicker, key_frame_pop, source_motion
+from sdvideo.metrics.flicker import flicker, key_frame_pop
 from sdvideo.metrics.vmaf import Scorer, find_ffmpeg
+from sdvideo.motion.source_motion import source_motion
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
 COUNT = 25  # frames of the sample: before its cut
@@ -196,7 +197,7 @@ def test_flicker_is_measured_along_the_motion():
 def test_motion_of_small_pictures(size):
     planes = [np.random.default_rng(1).integers(0, 256, size, np.uint8)] * 2
     motion = source_motion(*planes)
-    assert motion.x.shape == motion.visible.shape == size
+    assert motion.positions.shape[:2] == motion.visible.shape == size
     assert motion.visible.mean() > 0.9
 
 

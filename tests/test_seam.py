@@ -18,7 +18,8 @@ from sdvideo.frames import Frame, Picture, StreamInfo
 from sdvideo.media.muxer import open_sink
 from sdvideo.media.source import open_source
 from sdvideo.metrics.fidelity import decibel
-from sdvideo.metrics.flicker import flicker, source_motion
+from sdvideo.metrics.flicker import flicker
+from sdvideo.motion.source_motion import source_motion
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
 GROUP = 24

@@ -19,7 +19,7 @@ import pytest
 
 import sdvideo
 from sdvideo.codecs.av1 import svt_process as svt
-from sdvideo.codecs.av1.bitstream import PROBE
+from sdvideo.codecs.av1.base_layer import TRIAL_PRESET
 from sdvideo.errors import SinkError
 from sdvideo.frames import Frame, Picture, StreamInfo
 from sdvideo.media.muxer import open_sink
@@ -187,7 +187,7 @@ def test_what_does_not_decode_is_coded_again(monkeypatch: pytest.MonkeyPatch, tm
 
     def hurt_once(pictures: list[Picture], options: dict[str, str], progress: svt.Progress = svt.silently):
         packets = encode(pictures, options, progress)
-        if not wrong and (options["preset"] == str(PROBE)) == (hurt == "a probe"):
+        if not wrong and (options["preset"] == str(TRIAL_PRESET)) == (hurt == "a probe"):
             wrong.append(packets)
             return packets | {0: b"\x32\x00"}
         return packets

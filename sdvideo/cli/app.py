@@ -6,12 +6,11 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 damaged or unsupported file, 4 output e
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -19,11 +18,13 @@ from typing import Annotated
 import typer
 
 from sdvideo import __version__
+from sdvideo.codecs import registry
 from sdvideo.errors import OutputExists, SdvError, SettingError
+from sdvideo.media.suffixes import CODED, PICTURES, VIDEOS
+from sdvideo.runtime.malloc import use_one_heap
 from sdvideo.runtime.output_files import is_folder, make_folder
 from sdvideo.runtime.signals import ends_soon
 from sdvideo.settings import (
-    BASES,
     DEFAULT_MODEL,
     DEFAULT_QUALITY,
     DENOISE_STEPS,
@@ -35,11 +36,9 @@ from sdvideo.settings import (
 )
 
 from .console import Progress, clock, put, put_json, say, set_up
-from .inputs import CODED, PICTURES, VIDEOS, check_places, gather, is_batch
+from .inputs import check_places, gather, is_batch
 
 log = logging.getLogger("sdvideo")
-
-_ARENA_MAX = -8  # M_ARENA_MAX of glibc's malloc.h
 
 app = typer.Typer(
     help="A video codec that codes learned latents as deltas along the motion.",
@@ -53,18 +52,9 @@ def main() -> None:
     # Threads that wait by spinning for long take the cores from other programs, and from the other threads of this
     # one; those that never spin are slow to start on small work. To be said before torch is first imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    _share_heap()
+    use_one_heap()
     set_up()
     app(prog_name="sdvideo")
-
-
-def _share_heap() -> None:
-    """Let all threads use one heap: with one for each, glibc keeps more and more of what threads that ended have freed.
-
-    Encoders of every group start threads; 360 s of video took a third more memory than 10 s did.
-    """
-    with suppress(OSError, AttributeError, TypeError):  # another C library
-        ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
 
 
 # --- errors -------------------------------------------------------------------------------------------------
@@ -255,7 +245,7 @@ def encode(
     base: Annotated[
         str | None,
         typer.Option(
-            help=f"What pictures start from: {' or '.join(BASES)}. av1 if not given, none with a --model of its own.",
+            help=f"What pictures start from: {' or '.join(registry.names())}. av1 if not given, none with a --model of its own.",
             show_default=False,
         ),
     ] = None,

@@ -11,9 +11,11 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike, fspath
 from typing import BinaryIO, NamedTuple
 
-from sdvideo.errors import DamagedError, FormatError, SettingError
+from sdvideo.errors import DamagedError, FormatError, SdvError, SettingError, SourceError
 
 GROUP, TRACK, INDEX, END = b"GRUP", b"TRAK", b"indx", b"ENDS"
 
@@ -184,3 +186,14 @@ class ChunkFile:
             return chunk is not None and chunk.end <= self.size and bool(self.load(chunk))
         except DamagedError:
             return False
+
+
+@contextmanager
+def _naming(path: str | PathLike[str], cannot: type[SdvError] = SourceError) -> Iterator[None]:
+    """Put the file's name in front of every error, and make ours of the system's."""
+    try:
+        yield
+    except FormatError as error:
+        raise type(error)(f"{fspath(path)}: {error}") from error
+    except OSError as error:
+        raise cannot(f"{fspath(path)}: {error.strerror or error}") from error

@@ -46,6 +46,8 @@ from dataclasses import dataclass
 
 from sdvideo.errors import DamagedError, FormatError
 
+from .varint import put_svarint, put_varint, take_svarint, take_varint
+
 KEY, PREDICTED = 0, 1
 
 MAX_FRAMES = 65535
@@ -191,38 +193,3 @@ def _fault(group: Group) -> str | None:
             return f"the pts of frame {number} is {frame.pts}, not above {last}, that of the frame before"
         last = frame.pts
     return None
-
-
-def put_varint(out: bytearray, value: int) -> None:
-    """Append `value`, 0 to 2^63 - 1, as a varint."""
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-
-
-def take_varint(data: bytes, at: int) -> tuple[int, int]:
-    """The varint at `at`, and where the next byte is. Raises DamagedError if cut, too long or padded."""
-    if at < len(data) and data[at] < 128:  # nearly all are; this is where reading spends its time
-        return data[at], at + 1
-    value = shift = 0
-    for end in range(at, min(at + 9, len(data))):
-        byte = data[end]
-        value |= (byte & 127) << shift
-        if byte < 128:
-            if byte == 0 and shift:
-                raise DamagedError("a number is not in its shortest form")
-            return value, end + 1
-        shift += 7
-    raise DamagedError("a number is cut off or longer than 9 bytes")
-
-
-def put_svarint(out: bytearray, value: int) -> None:
-    """Append `value`, -2^62 to 2^62 - 1, as a svarint."""
-    put_varint(out, 2 * value if value >= 0 else -2 * value - 1)
-
-
-def take_svarint(data: bytes, at: int) -> tuple[int, int]:
-    """The svarint at `at`, and where the next byte is. Raises DamagedError as take_varint."""
-    value, at = take_varint(data, at)
-    return (value >> 1) ^ -(value & 1), at

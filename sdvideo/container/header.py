@@ -32,16 +32,16 @@ and MUST reject a header that breaks a range below *before* they allocate anythi
     "chapters"  =[]: at most 10000 of {"start", "end": |t| < 2^60, start <= end, "time_base": ratio,
                 "title": up to 65536 characters =""}
     "metadata"  ={}: at most 1000 texts of up to 65536 characters, under keys of up to 256
-    "base"      what the pictures start from: "none", latent deltas alone, or "av1", an AV1 base (see `base.py`).
-                A reader MUST reject others.
-    "coder"     ="av1" with base "av1": identifier of the entropy coder, 1 to 64 characters, see `entropy.py`. A
-                decoder MUST know it.
+    "base"      the codec, 1 to 64 characters: "none", latent deltas alone (see `codecs/latent/`), or "av1", an AV1 base
+                (see `codecs/av1/bitstream.py`). A reader MUST reject others.
+    "coder"     =the base: identifier of the entropy coder, 1 to 64 characters. With base "av1" it MUST be "av1"; for
+                base "none" see `codecs/latent/coding/range_coder.py`. A decoder MUST know it.
     "model"     {"name": 1 to 1024 characters, "revision": up to 256 ="", "sha256": 64 lower-case hex digits}:
                 the latent model, or the network that restores an AV1 base. A decoder MUST NOT use weights with
                 another hash, and MUST NOT take the name for a path; a writer SHOULD NOT tell a path in it.
-    "latent"    =null with base "av1", else {"channels": 1 to 65536, "block": 1 to 1024, ...}: the latent's channels,
+    "latent"    =null; with base "none" it MUST be {"channels": 1 to 65536, "block": 1 to 1024, ...}: the latent's channels,
                 and how many pixels one latent sample covers in each direction; the other keys are the model's own
-    "scale"     ratio =[1,1], with base "none" also [2,3] or [1,2]: of the coded pictures' sides to the video's. If it
+    "scale"     ratio =[1,1]; [1,1], [2,3] or [1,2], with base "av1" it MUST be [1,1]: of the coded pictures' sides to the video's. If it
                 is not 1, they are max(2, 2 * round(side * scale / 2)) wide and high, halves rounded to even, and
                 what is said of the latent and its frames is said of them.
     "restorer"  =null: the network, as in "model", that paints coded pictures at full size; MUST be there if "scale" is
@@ -60,7 +60,7 @@ from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from sdvideo.errors import FormatError
+from sdvideo.errors import FormatError, ModelError
 from sdvideo.frames import Chapter, Colour, StreamInfo, Track
 
 MAX_SIDE = 16384
@@ -71,7 +71,6 @@ MAX_METADATA = 1000
 MAX_TEXT = 65536
 MAX_DEPTH = 32
 MAX_PROFILE = 49152
-BASES = ("none", "av1")
 SCALES = (Fraction(1), Fraction(2, 3), Fraction(1, 2))  # of both sides, at which pictures may be stored
 BLOB_FORMS = ("mp4", "matroska")
 
@@ -81,18 +80,27 @@ _JSON = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
 
 @dataclass(frozen=True, slots=True)
 class ModelId:
-    """Which latent model. name: embedded, on the Hub or of its folder; revision: may be ""; sha256: 64 hex digits."""
+    """Which network. name: "embedded", "restore", a Hub id or the name of a folder; revision: may be ""; sha256: of its
+    weights, 64 hex digits."""
 
     name: str
     revision: str
     sha256: str
+
+    def require_same(self, found: ModelId, hint: str = "") -> None:
+        """Raises ModelError if the network that was found has other weights. hint: what the user can do then."""
+        if found.sha256 != self.sha256:
+            raise ModelError(
+                f"the file was made with model {self.name} of sha256 {self.sha256[:12]}...; "
+                f"the one here has {found.sha256[:12]}...{hint}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
     """Everything known before the first frame; ranges in the docstring of this module.
 
-    base: what the pictures start from, one of BASES. coder: id of the entropy coder. latent: JSON object with
+    base: name of the codec. coder: id of the entropy coder. latent: JSON object with
     "channels", "block" and what the model wants to remember, or None. settings: JSON object, for the record.
     blobs: the form of each track file, "mp4" or "matroska". writer: who writes the file, for the record. scale: of the
     coded pictures, one of SCALES, 1 with a base; restorer: the network that paints them at full size, if it is not 1.
@@ -140,19 +148,18 @@ def unpack_header(text: bytes) -> Header:
         metadata=_metadata(_object(top, "metadata", {})),
         icc=_unpack_profile(video["icc"]) if video.get("icc") is not None else b"",
     )
-    base = _choice(top.get("base"), "base", BASES)
-    scale = _scale(top, base)
+    base = _text(top.get("base"), "base", 64, least=1)
     return Header(
         info=info,
         model=_model(_object(top, "model"), "model"),
         base=base,
-        coder=_text(top.get("coder", "av1" if base == "av1" else None), "coder", 64, least=1),
-        latent=None if base == "av1" else _latent(_object(top, "latent")),
+        coder=_text(top.get("coder", base), "coder", 64, least=1),
+        latent=_latent(_object(top, "latent")) if top.get("latent") is not None else None,
         settings=_object(top, "settings", {}),
         blobs=blobs,
         writer=_text(_object(top, "sdv", {}).get("writer", "sdvideo"), "sdv.writer", 256),
-        scale=scale,
-        restorer=None if scale == 1 else _model(_object(top, "restorer"), "restorer"),
+        scale=_scale(top),
+        restorer=_model(_object(top, "restorer"), "restorer") if top.get("restorer") is not None else None,
     )
 
 
@@ -179,7 +186,7 @@ def _to_json(header: Header) -> dict[str, Any]:
         "chapters": chapters or None,
         "metadata": info.metadata or None,
         "base": header.base,
-        "coder": None if header.base == header.coder == "av1" else header.coder,
+        "coder": header.coder if header.coder != header.base else None,
         "model": asdict(header.model),
         "latent": header.latent,
         "scale": _pair(header.scale) if header.scale != 1 else None,
@@ -326,10 +333,10 @@ def _model(value: dict[str, Any], key: str) -> ModelId:
     return ModelId(name, _text(value.get("revision", ""), f"{key}.revision", 256), sha256)
 
 
-def _scale(top: dict[str, Any], base: str) -> Fraction:
+def _scale(top: dict[str, Any]) -> Fraction:
     scale = _ratio(top.get("scale", [1, 1]), "scale")
-    if scale not in (SCALES if base == "none" else SCALES[:1]):
-        raise _bad(top["scale"], "scale", "[1,1], or with base none [2,3] or [1,2]")
+    if scale not in SCALES:
+        raise _bad(top["scale"], "scale", "[1,1], [2,3] or [1,2]")
     return scale
 
 

@@ -16,8 +16,9 @@ import numpy as np
 from sdvideo.errors import DamagedError, FormatError
 
 from .chunk import MAX_PAYLOAD, OVERHEAD, ChunkFile
-from .group import MAX_FRAMES, MAX_TIME, put_svarint, put_varint
+from .group import MAX_FRAMES, MAX_TIME
 from .header import Header, pack_header, unpack_header
+from .varint import put_svarint, put_varint
 
 MAGIC = bytes.fromhex("89 53 44 56 0D 0A 1A 0A")
 MAJOR, MINOR = 2, 0

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
-from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,8 +16,6 @@ import av
 import numpy as np
 from av.codec.context import Flags
 
-from sdvideo.codecs.av1.header_compression import Unpacker
-from sdvideo.container.group import KEY, CodedFrame
 from sdvideo.errors import SettingError, SinkError
 from sdvideo.frames import Frame, Picture, StreamInfo
 
@@ -40,11 +37,10 @@ log = logging.getLogger("sdvideo")
 # Output formats by suffix; the values are FFmpeg's muxer names, except that y4m is written here.
 _FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".y4m": "y4m"}
 # Those that hold one picture; the values are Pillow's names.
-_STILLS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+STILL_FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 # A third of the time of "veryfast" at CRF 16, on which two cores would spend up to a fifth of theirs, 2.3 to 3.1 dB
 # nearer to what was decoded, its worst frames 3.7 to 5.9; 1.4 to 3.3 times the bytes (four clips), lossless 1.1 to 1.2.
 _PRESET, _CRF = "ultrafast", 8
-_DELIMITER = b"\x12\x00"  # the OBU that begins a temporal unit of AV1
 # MP4 has 32 bits for a picture's duration: finer clocks than this are rounded to microseconds.
 _FINEST_CLOCK = 100_000_000
 # What FFmpeg makes a timecode track of: hours, minutes, seconds, frames; with a semicolon, frame numbers are dropped to
@@ -78,8 +74,8 @@ def open_sink(
         SinkError: the format is unknown or the file cannot be created.
         SettingError: the format cannot hold so many pictures, or not in that quality.
     """
-    kind = _choose_format(path, format)
-    if kind in _STILLS.values():
+    kind = choose_format(path, format)
+    if kind in STILL_FORMATS.values():
         _check_still(kind, frames, crf, lossless)
         return _StillSink(path, info, kind, lossless)
     if info.icc:
@@ -89,24 +85,6 @@ def open_sink(
         return _RawSink(path, info)
     quality = {"qp": "0"} if lossless else {"crf": str(_CRF if crf is None else crf)}
     return _EncodedSink(path, info, kind, track_files, options={"preset": _PRESET, **quality})
-
-
-def open_copy(
-    path: str | os.PathLike,
-    info: StreamInfo,
-    first: CodedFrame,
-    *,
-    track_files: Sequence[Path] = (),
-    format: str | None = None,
-) -> CopySink:
-    """Open an MP4 or Matroska file for AV1 that is coded already.
-
-    first: the first frame; the rest as in `open_sink`.
-    """
-    kind = _choose_format(path, format)
-    if kind in ("y4m", *_STILLS.values()):
-        raise SinkError(f"{kind} does not hold AV1; .mp4 and .mkv do")
-    return CopySink(path, info, kind, track_files, first)
 
 
 class Sink:
@@ -237,7 +215,7 @@ class _StillSink(Sink):
         pass  # all is written
 
 
-class _MuxedSink(Sink):
+class MuxedSink(Sink):
     """A video stream beside copied tracks, in MP4 or Matroska."""
 
     def __init__(
@@ -267,7 +245,7 @@ class _MuxedSink(Sink):
     def _finish(self) -> None:
         self._mux_tracks(None)
 
-    def _duration(self, frame: Frame | CodedFrame) -> int:
+    def _duration(self, frame: Frame) -> int:
         """The picture's duration in info.time_base; where it is unknown, that of the picture before."""
         if frame.duration > 0:
             return frame.duration
@@ -332,7 +310,7 @@ class _MuxedSink(Sink):
         return _WriteOnly(self._file) if self._file else f"file:{self._name}"
 
 
-class _EncodedSink(_MuxedSink):
+class _EncodedSink(MuxedSink):
     """H.264 beside copied tracks, in MP4 or Matroska."""
 
     def __init__(self, *muxed, options: dict[str, str]) -> None:
@@ -376,36 +354,6 @@ class _EncodedSink(_MuxedSink):
         return stream
 
 
-class CopySink(_MuxedSink):
-    """AV1 as it is beside copied tracks, in MP4 or Matroska; takes coded frames."""
-
-    def __init__(
-        self, path: str | os.PathLike, info: StreamInfo, kind: str, track_files: Sequence[Path], first: CodedFrame
-    ) -> None:
-        self._first, self._unpacker = first, Unpacker()
-        super().__init__(path, info, kind, track_files)
-
-    def _check(self, frame: CodedFrame) -> None:
-        pass  # sizes are AV1's own affair
-
-    def _write(self, frame: CodedFrame) -> None:
-        packet = av.Packet(b"".join(self._unpacker.obus(frame.data, frame.kind == KEY)))
-        packet.time_base, packet.stream = self._time_base, self._stream
-        packet.pts = packet.dts = self._ticks(frame.pts)
-        packet.duration = max(1, self._ticks(self._duration(frame)))
-        packet.is_keyframe = frame.kind == KEY
-        self._mux_video([packet])
-
-    def _add_video(self) -> av.VideoStream:
-        # FFmpeg finds out what a bare AV1 stream holds by the delimiter before its first unit.
-        unit = b"".join([_DELIMITER, *Unpacker().obus(self._first.data, first=True)])
-        with av.open(BytesIO(unit), format="obu") as sequence:
-            # opaque: the codec's parameters as they are, for PyAV knows no encoder of the decoder's name.
-            stream = self._container.add_stream_from_template(sequence.streams.video[0], opaque=True)
-        stream.time_base = self._time_base
-        return stream
-
-
 class _WriteOnly:
     """An open binary file of which FFmpeg sees nothing but write(), so that it never seeks or closes it."""
 
@@ -413,14 +361,14 @@ class _WriteOnly:
         self.write = file.write
 
 
-def _choose_format(path: str | os.PathLike | BinaryIO, format: str | None) -> str:
+def choose_format(path: str | os.PathLike | BinaryIO, format: str | None) -> str:
     if format is not None:
         suffix = f".{format}" if format else ""
     elif isinstance(path, (str, os.PathLike)) and os.fspath(path) != "-":
         suffix = Path(path).suffix.lower()
     else:
         suffix = ".mp4"
-    known = _FORMATS | _STILLS
+    known = _FORMATS | STILL_FORMATS
     if suffix not in known:
         raise SinkError(f"{suffix or 'no suffix'}: the output is one of {' '.join(known)}")
     return known[suffix]

@@ -16,9 +16,6 @@ gets wrong is wrong in both brackets and cancels.
     ΔL     |mean e_t - mean e_{t-1}|, luminance pump in grey levels
     KP     mean_M d_t² where groups start over that elsewhere, key-frame pop: 1 is invisible
 
-The flow is DIS (Kroeger et al. 2016, OpenCV's) at its medium preset and full size: at half size, or with a quicker
-preset, what it gets wrong doubles, and with it the φ of a mere blur.
-
     motion = source_motion(x_before, x_now)
     print(flicker(motion, x_before, x_now, y_before, y_now).mcf)
 """
@@ -32,42 +29,10 @@ from dataclasses import astuple, dataclass
 import cv2
 import numpy as np
 
-from sdvideo.motion.block_matching import BLOCK
-from sdvideo.motion.predict import is_cut
+from sdvideo.motion.optical_flow import sample
+from sdvideo.motion.source_motion import SourceMotion
 
 from .fidelity import decibel
-
-_LEAST = 32  # pixels a side that DIS needs
-# How far forward and backward flow may be apart, squared, against their squared lengths and beside them, in
-# pixels: the check of Sundaram, Brox and Keutzer (2010).
-_APART, _APART_BESIDE = 0.01, 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class SourceMotion:
-    """Where each pixel of a frame was in the frame before.
-
-    x, y: float32 [H, W], the place in the frame before, in pixels. visible: bool [H, W], is it to be seen there?
-    cut: has the frame nothing to do with the one before?
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    visible: np.ndarray
-    cut: bool
-
-
-def source_motion(before: np.ndarray, now: np.ndarray) -> SourceMotion:
-    """Follow every pixel of a luma plane back into the one before it; both uint8 [H, W]."""
-    height, width = now.shape
-    flow, agree = _flow(before, now)
-    x = flow[..., 0] + np.arange(width, dtype=np.float32)
-    y = flow[..., 1] + np.arange(height, dtype=np.float32)[:, None]
-    visible = agree & (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
-    rows, columns = -(-height // BLOCK) * BLOCK, -(-width // BLOCK) * BLOCK
-    warped = cv2.remap(before, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    cut = is_cut(*(_padded(plane, rows, columns) for plane in (now, warped)))
-    return SourceMotion(x, y, visible, cut)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,28 +120,5 @@ def _along(motion: SourceMotion, x_before, x_now, y_before, y_now) -> tuple[np.n
     """float32 [H, W] each: x_t - W(x_{t-1}), the same of y, e_t and W(e_{t-1})."""
     x_now, y_now = x_now.astype(np.float32), y_now.astype(np.float32)
     both = cv2.merge((x_before, y_before)).astype(np.float32)
-    x_was, y_was = cv2.split(cv2.remap(both, motion.x, motion.y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+    x_was, y_was = cv2.split(sample(both, motion.positions))
     return x_now - x_was, y_now - y_was, y_now - x_now, y_was - x_was
-
-
-def _flow(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Flow from now to before, float32 [H, W, 2] in pixels, and where the flow back agrees with it, bool [H, W]."""
-    height, width = now.shape
-    rows, columns = max(height, _LEAST), max(width, _LEAST)
-    before, now = (_padded(plane, rows, columns) for plane in (before, now))
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    back, forth = dis.calc(now, before, None), dis.calc(before, now, None)
-    x = back[..., 0] + np.arange(columns, dtype=np.float32)
-    y = back[..., 1] + np.arange(rows, dtype=np.float32)[:, None]
-    there = cv2.remap(forth, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    apart, length, length_there = (np.square(vectors).sum(-1) for vectors in (back + there, back, there))
-    agree = apart < _APART * (length + length_there) + _APART_BESIDE
-    return back[:height, :width], agree[:height, :width]
-
-
-def _padded(plane: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """The plane with its last row and column repeated up to a size."""
-    down, right = rows - plane.shape[0], columns - plane.shape[1]
-    if not down and not right:
-        return plane
-    return cv2.copyMakeBorder(plane, 0, down, 0, right, cv2.BORDER_REPLICATE)

@@ -29,7 +29,8 @@ import numpy as np
 
 from sdvideo.frames import Colour, Picture
 from sdvideo.media.colour import apply_tags, to_frame, to_rgb, usual_matrix
-from sdvideo.metrics.flicker import flicker_map, source_motion
+from sdvideo.metrics.flicker import flicker_map
+from sdvideo.motion.source_motion import source_motion
 
 # Bytes before base64, which adds a third: a page of ten seconds stays under 5 MB.
 _FILM_BYTES = 2_350_000  # for each ten seconds of playback, and for anything shorter

@@ -45,11 +45,12 @@ from sdvideo import __version__
 from sdvideo.errors import SettingError
 from sdvideo.frames import Picture
 from sdvideo.metrics.fidelity import psnr, structure
-from sdvideo.metrics.flicker import Flicker, SourceMotion, flicker, key_frame_pop, source_motion, whole
+from sdvideo.metrics.flicker import Flicker, flicker, key_frame_pop, whole
 from sdvideo.metrics.vmaf import Scorer, can_score
+from sdvideo.motion.source_motion import SourceMotion, source_motion
 from sdvideo.runtime.output_files import check_output, standard_output, whole_file
 from sdvideo.runtime.prefetch import ahead
-from sdvideo.settings import Progress
+from sdvideo.settings import ProgressCallback
 
 from .html import Pair, write_page
 from .pairing import Footage, Shown, footage, paired
@@ -163,7 +164,7 @@ def report(
     align: bool = False,
     model: str | None = None,
     device: str = "auto",
-    progress: Progress = lambda done, total, size, rate: None,
+    progress: ProgressCallback = lambda done, total, size, rate: None,
 ) -> Report:
     """Compare a video with its original.
 
@@ -202,7 +203,7 @@ def _both(reference, distorted, model: str | None, device: str) -> Iterator[tupl
         yield before, after
 
 
-def _compare(before: Footage, after: Footage, align: bool, progress: Progress) -> Report:
+def _compare(before: Footage, after: Footage, align: bool, progress: ProgressCallback) -> Report:
     columns = {"seconds": array("d"), "key": array("b"), "bytes": array("q"), "cut": array("b")}
     columns |= {name: array("d") for name in (*_FIDELITY, *_STABILITY)}
     parts = [array("d") for _ in _PARTS]

@@ -6,8 +6,8 @@ import atexit
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TypeVar
 
@@ -105,38 +105,3 @@ def in_turn(streams: Iterable[Iterable[Item]], most: int) -> Iterator[Item]:
     finally:
         for stack, _ in underway:
             stack.close()
-
-
-def side_by_side(
-    work: Callable[[Item], Result], items: Iterable[Item], workers: int, meanwhile: Callable[[], None] = lambda: None
-) -> Iterator[tuple[Item, Result]]:
-    """Each item with what the work on it gives, in order; `workers` items after it are on their way meanwhile.
-
-    They are taken in a thread, one after another. An error is raised where its result would have come. Who leaves
-    earlier does not wait for what is in work. Without workers nothing is done before it is asked for. meanwhile: done
-    once, before the first result, in the thread that asks for it.
-    """
-    items = iter(items)
-    if not workers:
-        meanwhile()
-        yield from ((item, work(item)) for item in items)
-        return
-    reader, pool, on_their_way = ThreadPoolExecutor(1), ThreadPoolExecutor(workers), deque()
-
-    def prepared(reading: Future) -> tuple[Item, Result] | object:
-        item = reading.result()
-        return item if item is _END else (item, work(item))
-
-    def begin_one() -> None:
-        on_their_way.append(pool.submit(prepared, reader.submit(next, items, _END)))
-
-    try:
-        for _ in range(workers):
-            begin_one()
-        meanwhile()
-        while (done := on_their_way.popleft().result()) is not _END:
-            begin_one()
-            yield done
-    finally:
-        for threads in (reader, pool):
-            threads.shutdown(wait=False, cancel_futures=True)

@@ -75,7 +75,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from sdvideo.container.group import put_varint, take_varint
+from sdvideo.container.varint import put_varint, take_varint
 from sdvideo.errors import DamagedError, SinkError
 from sdvideo.weights import HEADER_PLANS, HEADER_PRIORS
 

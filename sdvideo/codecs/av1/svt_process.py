@@ -35,7 +35,7 @@ from av.video.frame import PictureType
 from sdvideo.errors import SinkError
 from sdvideo.frames import Colour, Picture
 from sdvideo.media.colour import to_frame
-from sdvideo.runtime.malloc import give_back
+from sdvideo.runtime.malloc import trim_heap
 
 Progress = Callable[[int, int], None]  # pictures coded so far, and the bytes they take
 
@@ -186,7 +186,7 @@ def serve(parent: int) -> None:
             for piece in answer:
                 sink.write(piece)
                 sink.flush()
-            give_back()  # what the largest group took, in each encoder that waits
+            trim_heap()  # what the largest group took, in each encoder that waits
     except (EOFError, BrokenPipeError):
         os._exit(0)  # here, while the encoder is still held: let go, it would first code all that it has been given
 

@@ -37,11 +37,11 @@ from sdvideo.errors import FormatError, ModelError
 from sdvideo.frames import Colour, Picture
 from sdvideo.media.colour import from_rgb, to_rgb
 from sdvideo.motion.block_matching import BLOCK
+from sdvideo.runtime.device import choose_device
 from sdvideo.settings import DEFAULT_MODEL
 
 from .hub import files_of, find, fingerprint, first_line, load_network, refuse_video
 from .latent_space import FINE, LEVELS, LatentSpace, Reference, grid
-from .model import choose_device
 
 _TILED = 2**20  # pixels above which a picture is worked on in tiles
 _TILE, _OVERLAP = 512, 64  # pixels

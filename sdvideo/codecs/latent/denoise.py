@@ -27,11 +27,11 @@ from typing import Any
 import torch
 
 from sdvideo.errors import ModelError
+from sdvideo.runtime.device import choose_device
 from sdvideo.settings import DENOISE_STEPS
 
 from .autoencoder import AutoencoderModel
 from .hub import Folder, Hub, files_of, find, first_line, load_network, quiet, read_json
-from .model import choose_device
 
 # Of diffusers' schedulers for latents, those that give a clean latent back from whichever step they begin at.
 SCHEDULERS = (

@@ -28,9 +28,8 @@ from sdvideo.codecs.latent.coding.frame_syntax import ContextCoder
 from sdvideo.container import ModelId
 from sdvideo.frames import Colour, Picture
 from sdvideo.motion.block_matching import BLOCK, compensate
+from sdvideo.runtime.device import choose_device, has_bfloat16
 from sdvideo.settings import DEFAULT_MODEL
-
-from .model import choose_device, has_bfloat16
 
 _PATCH = 96
 _FINE = 96  # features at 1/8

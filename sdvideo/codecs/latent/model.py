@@ -13,7 +13,6 @@ import numpy as np
 
 from sdvideo.codecs.latent.coding.frame_syntax import FrameSymbols, LatentCoder
 from sdvideo.container import ModelId
-from sdvideo.errors import ModelError
 from sdvideo.frames import Colour, Picture
 from sdvideo.motion.block_matching import BLOCK
 
@@ -67,21 +66,3 @@ def blank_symbols(model: LatentModel | LatentSpace, height: int, width: int) -> 
         coded=np.zeros((rows, columns), bool),
         latent=np.zeros((rows, columns, model.coder.channels), np.int32),
     )
-
-
-def choose_device(device: str) -> str:
-    """ "auto" -> "cuda" where there is one, else "cpu"; "cuda" without one is a ModelError."""
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ModelError("device cuda was asked for, but torch sees none")
-    return device
-
-
-def has_bfloat16() -> bool:
-    """Does this CPU multiply bfloat16 in hardware? Elsewhere float32 is faster."""
-    import torch
-
-    return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
-
-from safetensors import safe_open
 
 from sdvideo import weights
 from sdvideo.container import ModelId
@@ -14,9 +11,6 @@ from sdvideo.frames import Colour
 from sdvideo.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:  # torch takes seconds
-    from sdvideo.codecs.av1.prefilter import Prefilter
-    from sdvideo.restoration.restorer import Restorer
-
     from .model import LatentModel
 
 TINY = "tiny"  # the autoencoder of Stable Diffusion's shape that comes with the package, see weights/TINY.md
@@ -57,7 +51,7 @@ def load_model(
     if colour is not None:
         model.colour = colour
     if expected is not None:
-        _check_same(model.id, expected, "; if the right one is elsewhere, say where (--model)")
+        expected.require_same(model.id, "; if the right one is elsewhere, say where (--model)")
     return model
 
 
@@ -75,34 +69,3 @@ def add_denoiser(model: LatentModel, steps: int, name: str | None, *, device: st
     model.denoiser = load_denoiser(
         name or expected.name, steps, model, device=device, revision=revision, download=name is not None
     )
-
-
-def restorer_id() -> ModelId:
-    """The network that restores AV1 bases, as files name it; torch is not needed for that."""
-    with safe_open(weights.RESTORATION, "np") as file:
-        revision = (file.metadata() or {}).get("revision", "")
-    return ModelId("restore", revision, hashlib.sha256(weights.RESTORATION.read_bytes()).hexdigest())
-
-
-def load_restorer(*, device: str = "auto", expected: ModelId | None = None) -> Restorer:
-    """The network that restores AV1 bases. expected: what a file was made with; another hash is a ModelError."""
-    from sdvideo.restoration.restorer import Restorer
-
-    if expected is not None:
-        _check_same(restorer_id(), expected)
-    return Restorer(weights.RESTORATION, device)
-
-
-def load_prefilter(*, device: str = "auto") -> Prefilter:
-    """The network before AV1 bases, which only encoders need."""
-    from sdvideo.codecs.av1.prefilter import Prefilter
-
-    return Prefilter(weights.PREFILTER, device)
-
-
-def _check_same(here: ModelId, expected: ModelId, hint: str = "") -> None:
-    if here.sha256 != expected.sha256:
-        raise ModelError(
-            f"the file was made with model {expected.name} of sha256 {expected.sha256[:12]}...; "
-            f"the one here has {here.sha256[:12]}...{hint}"
-        )

@@ -92,7 +92,7 @@ class Palette:
         self._coder, self._block = model.coder, model.block
         self._foreseen: list[np.ndarray] = []
 
-    def foresee(self, sources: list[Source]) -> None:
+    def look_ahead(self, sources: list[Source]) -> None:
         """Other frames of the group that begins next, for its palette."""
         self._foreseen = [in_bytes(source.latent).reshape(-1, self._coder.channels) for source in sources]
 

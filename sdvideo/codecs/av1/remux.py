@@ -1,0 +1,68 @@
+"""Copies the AV1 base of a file into an MP4 or Matroska that any AV1 player shows; nothing is decoded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import av
+
+from sdvideo.container.group import KEY, CodedFrame
+from sdvideo.errors import SinkError
+from sdvideo.frames import StreamInfo
+from sdvideo.media.muxer import STILL_FORMATS, MuxedSink, choose_format
+
+from .header_compression import Unpacker
+
+_TEMPORAL_DELIMITER = b"\x12\x00"  # the OBU that begins a temporal unit
+
+
+def open_remux(
+    path: str | os.PathLike,
+    info: StreamInfo,
+    first: CodedFrame,
+    *,
+    track_files: Sequence[Path] = (),
+    format: str | None = None,
+) -> RemuxSink:
+    """Open an MP4 or Matroska file for AV1 that is coded already.
+
+    first: the first frame that will be written; the rest as in `media.muxer.open_sink`. Raises SinkError for a format
+    that holds no AV1.
+    """
+    kind = choose_format(path, format)
+    if kind in ("y4m", *STILL_FORMATS.values()):
+        raise SinkError(f"{kind} does not hold AV1; .mp4 and .mkv do")
+    return RemuxSink(path, info, kind, track_files, first)
+
+
+class RemuxSink(MuxedSink):
+    """AV1 as it is, beside copied tracks; takes coded frames."""
+
+    def __init__(
+        self, path: str | os.PathLike, info: StreamInfo, kind: str, track_files: Sequence[Path], first: CodedFrame
+    ) -> None:
+        self._first, self._unpacker = first, Unpacker()
+        super().__init__(path, info, kind, track_files)
+
+    def _check(self, frame: CodedFrame) -> None:
+        pass  # each group has a size of its own
+
+    def _write(self, frame: CodedFrame) -> None:
+        packet = av.Packet(b"".join(self._unpacker.obus(frame.data, frame.kind == KEY)))
+        packet.time_base, packet.stream = self._time_base, self._stream
+        packet.pts = packet.dts = self._ticks(frame.pts)
+        packet.duration = max(1, self._ticks(self._duration(frame)))
+        packet.is_keyframe = frame.kind == KEY
+        self._mux_video([packet])
+
+    def _add_video(self) -> av.VideoStream:
+        # FFmpeg recognises a bare AV1 stream by the delimiter before its first unit.
+        unit = b"".join([_TEMPORAL_DELIMITER, *Unpacker().obus(self._first.data, first=True)])
+        with av.open(BytesIO(unit), format="obu") as sequence:
+            # opaque: copies the codec's parameters, since PyAV has no encoder of the decoder's name.
+            stream = self._container.add_stream_from_template(sequence.streams.video[0], opaque=True)
+        stream.time_base = self._time_base
+        return stream
