@@ -10,10 +10,33 @@ sdvideo.decode("clip.sdv", "again.mp4")
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what type checkers and editors see; at run time see __getattr__
+    from .decoder import DecodeResult, decode, preview, verify
+    from .encoder import EncodeResult, encode
+    from .errors import (
+        DamagedError,
+        FormatError,
+        ModelError,
+        OutputExists,
+        SdvError,
+        SettingError,
+        SinkError,
+        SourceError,
+    )
+    from .frames import Frame, Picture, StreamInfo
+    from .latent_dataset import LatentDataset
+    from .reader import VideoReader
+    from .reader import VideoReader as open
+    from .reporting.report import report
+    from .settings import EncodeSettings
+
 __version__ = "0.1.0"
 
-# Where each public name lives. They are looked up when first used: torch takes seconds to import, --help has none.
-_HOMES = {
+# The module of each public name. It is imported when the name is first used: torch takes seconds to import, and --help
+# needs none of it.
+_MODULES = {
     "DamagedError": "errors",
     "DecodeResult": "decoder",
     "EncodeResult": "encoder",
@@ -37,18 +60,46 @@ _HOMES = {
     "report": "reporting.report",
     "verify": "decoder",
 }
-__all__ = sorted(["__version__", *_HOMES])
+
+# Written out, because type checkers do not run code.
+__all__ = [
+    "DamagedError",
+    "DecodeResult",
+    "EncodeResult",
+    "EncodeSettings",
+    "FormatError",
+    "Frame",
+    "LatentDataset",
+    "ModelError",
+    "OutputExists",
+    "Picture",
+    "SdvError",
+    "SettingError",
+    "SinkError",
+    "SourceError",
+    "StreamInfo",
+    "VideoReader",
+    "__version__",
+    "decode",
+    "encode",
+    "open",
+    "preview",
+    "report",
+    "verify",
+]
 
 
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # a checker that saw this would accept every name
 
-    home = import_module(f".{_HOMES[name]}", __name__)
-    value = home.VideoReader if name == "open" else getattr(home, name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        module = import_module(f".{_MODULES[name]}", __name__)
+        value = getattr(module, "VideoReader" if name == "open" else name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
