@@ -15,27 +15,29 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from sdvideo.codecs.interface import EXPORT
-from sdvideo.media.muxer import open_sink
-from sdvideo.runtime.output_files import check_output, placed, whole_file
-from sdvideo.runtime.prefetch import ahead
-
+from .codecs.interface import EXPORT
 from .container import Damage
 from .errors import DamagedError, FormatError, ModelError, SettingError
 from .frames import Frame
+from .media.muxer import open_sink
 from .reader import VideoReader
+from .runtime.output_files import check_output, placed, whole_file
+from .runtime.prefetch import prefetch
 from .settings import ProgressCallback, whole
 
 log = logging.getLogger("sdvideo")
 
 _HINT = "(decode what is left with --tolerant)"
-_NAMED = 8  # ranges of concealed frames that are told one by one
+_MAX_NAMED = 8  # ranges of concealed frames that a warning lists
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeResult:
-    """What came out. path: the file, None for a pipe; frames: how many; seconds: of work; concealed: how many of the
-    frames were lost and show another picture."""
+    """What a decoding made.
+
+    path: the file, None for a pipe. frames: how many. seconds: it took. concealed: how many of the frames were lost and
+    show another picture.
+    """
 
     path: Path | None
     frames: int
@@ -44,8 +46,8 @@ class DecodeResult:
 
 
 def decode(
-    source: str | os.PathLike,
-    destination: str | os.PathLike | None = None,
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str] | None = None,
     *,
     overwrite: bool = False,
     crf: int | None = None,
@@ -61,31 +63,27 @@ def decode(
 
     destination: .mp4, .mkv, .mov or .y4m, for one frame also .png, .jpg or .webp; "-" is standard output (fragmented
     MP4); by default, and in a folder, the source's name with .decoded.mp4, or .decoded.png for one frame without sound.
-    model, denoise, denoiser: see VideoReader. crf, lossless: of the H.264 the pictures are put into; a WebP can be
-    lossless, too. overwrite: a file that is there. progress: see settings.py; called after every frame. Raises the
-    errors of errors.py; a file that was cut short or is damaged leaves nothing under the final name.
+    model, device, denoise, denoiser: see VideoReader. crf, lossless: of the H.264 that the pictures are stored as; a
+    WebP can be lossless, too. overwrite: replace an existing file. progress: see settings.py; called after every frame.
+    Raises the errors of errors.py; if the source was cut short or is damaged, no output file appears.
 
-    tolerant: make up for what is lost of such a file as VideoReader does, keep what is left of the sound, and log one
-    warning that says what was lost; only a damaged header, or nothing left to show, is still an error.
+    tolerant: conceal what is lost of such a source as VideoReader does, keep what is left of the sound, and log one
+    warning that says what was lost. Then only a damaged header, or no frame at all, is an error.
     """
     begin = time.monotonic()
-    if crf is not None:
-        crf = whole("crf", crf)
-        if not 0 <= crf <= 51:
-            raise SettingError(f"crf is {crf}; it can be 0 to 51")
-        if lossless:
-            raise SettingError("crf and lossless exclude each other: give one")
+    crf = _checked_crf(crf, lossless)
     with ExitStack() as stack:
-        reading = {"model": model, "device": device, "denoise": denoise, "denoiser": denoiser, "tolerant": tolerant}
-        video = stack.enter_context(VideoReader(source, **reading))
+        video = stack.enter_context(
+            VideoReader(source, model=model, device=device, denoise=denoise, denoiser=denoiser, tolerant=tolerant)
+        )
         if not tolerant:
-            _require_whole(video, source)
+            _require_complete(video, source)
         if not len(video):
             raise DamagedError(f"{source}: holds no frame")
         if destination is not None and os.fspath(destination) == "-":
             path = target = None
         else:
-            path = placed(destination, source, _usual_suffix(video))
+            path = placed(destination, source, _default_suffix(video))
             check_output(path, source, overwrite)
             target = stack.enter_context(whole_file(path))
         files = stack.enter_context(video.track_files())
@@ -100,46 +98,54 @@ def decode(
                 frames=len(video),
             )
         )
-        frames = stack.enter_context(ahead(video))
-        if not tolerant:
-            frames = _hinting(frames)
-        for done, frame in enumerate(frames, 1):
+        frames = stack.enter_context(prefetch(video))
+        for done, frame in enumerate(frames if tolerant else _with_hint(frames), 1):
             sink.write(frame)
             progress(done, len(video), 0, video.info.rate)
         sink.close()
-        if video.damage or video.concealed or video.unheard:
-            log.warning("%s", _made_up(video, source))
+        if video.damage or video.concealed or video.lost_tracks:
+            log.warning("%s", _describe_losses(video, source))
         concealed = sum(map(len, video.concealed))
     return DecodeResult(path, len(video), time.monotonic() - begin, concealed)
 
 
-def _require_whole(video: VideoReader, source: str | os.PathLike) -> None:
+def _checked_crf(crf: int | None, lossless: bool) -> int | None:
+    if crf is None:
+        return None
+    if not 0 <= whole("crf", crf) <= 51:
+        raise SettingError(f"crf is {crf}; it can be 0 to 51")
+    if lossless:
+        raise SettingError("crf and lossless exclude each other: give one")
+    return whole("crf", crf)
+
+
+def _require_complete(video: VideoReader, source: str | os.PathLike[str]) -> None:
     if not video.complete:
         what = video.damage[0].what if video.damage else f"cut short after frame {len(video)}"
         raise DamagedError(f"{source}: {what} {_HINT}")
 
 
-def _hinting(frames: Iterable[Frame]) -> Iterator[Frame]:
+def _with_hint(frames: Iterable[Frame]) -> Iterator[Frame]:
     try:
         yield from frames
     except DamagedError as error:
         raise DamagedError(f"{error} {_HINT}") from error
 
 
-def _made_up(video: VideoReader, source: str | os.PathLike) -> str:
-    """What was lost of a damaged file, and what is there instead, in one line."""
+def _describe_losses(video: VideoReader, source: str | os.PathLike[str]) -> str:
+    """What was lost of a damaged file, and what is shown instead, in one line."""
     lost = video.concealed
-    named = [f"{frames[0]} to {frames[-1]}" for frames in lost[:_NAMED]] + ["..."] * (len(lost) > _NAMED)
-    frames = f"the nearest good picture stands in for frames {', '.join(named)} ({sum(map(len, lost))} in all)"
-    said = [frames] if lost else []
+    named = [f"{frames[0]} to {frames[-1]}" for frames in lost[:_MAX_NAMED]] + ["..."] * (len(lost) > _MAX_NAMED)
+    count = sum(map(len, lost))
+    parts = [f"the nearest intact picture replaces frames {', '.join(named)} ({count} in all)"] if lost else []
     if any(damage.kind == "cut" for damage in video.damage):
-        said.append(f"it is cut short after frame {len(video) - 1}")
-    return f"{source} is damaged: {'; '.join([*said, *video.unheard]) or 'nothing that is seen or heard is lost'}"
+        parts.append(f"the file is cut short after frame {len(video) - 1}")
+    return f"{source} is damaged: {'; '.join([*parts, *video.lost_tracks]) or 'no picture and no sound is lost'}"
 
 
 def preview(
-    source: str | os.PathLike,
-    destination: str | os.PathLike | None = None,
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str] | None = None,
     *,
     overwrite: bool = False,
     progress: ProgressCallback = lambda done, total, size, rate: None,
@@ -147,14 +153,14 @@ def preview(
     """Copy the AV1 base of an .sdv file into a video that any AV1 player shows, with the sound; nothing is decoded.
 
     destination: .mp4, .mkv or .mov; by default, and in a folder, the source's name with .preview.mp4. Raises the
-    errors of errors.py, a SettingError for a file without a base.
+    errors of errors.py, a SettingError for a file without an AV1 base.
     """
     begin = time.monotonic()
     with ExitStack() as stack:
         video = stack.enter_context(VideoReader(source))
         if EXPORT not in video.features:
             raise SettingError(f"{source} has no AV1 base to show; decode it")
-        _require_whole(video, source)
+        _require_complete(video, source)
         path = placed(destination, source, ".preview.mp4")
         check_output(path, source, overwrite)
         part = stack.enter_context(whole_file(path))
@@ -163,8 +169,8 @@ def preview(
         first = next(frames, None)
         if first is None:
             raise DamagedError(f"{source}: holds no frame")
-        form = path.suffix.lstrip(".").lower()
-        sink = stack.enter_context(video.open_export(part, first, files, form))
+        format = path.suffix.lstrip(".").lower()
+        sink = stack.enter_context(video.open_export(part, first, files, format))
         for done, frame in enumerate(chain([first], frames), 1):
             sink.write(frame)
             progress(done, len(video), 0, video.info.rate)
@@ -172,10 +178,10 @@ def preview(
     return DecodeResult(path, len(video), time.monotonic() - begin)
 
 
-def verify(path: str | os.PathLike, *, device: str = "auto") -> list[Damage]:
+def verify(path: str | os.PathLike[str], *, device: str = "auto") -> list[Damage]:
     """Check a whole file: every checksum, then the integers of every frame. Returns what is wrong, [] if nothing.
 
-    Raises FormatError, and ModelError for want of the embedded model, if integers cannot be read and nothing else is
+    Raises FormatError, and ModelError if the embedded model is missing, if integers cannot be read and nothing else is
     wrong.
     """
     with VideoReader(path, device=device, tolerant=True) as video:
@@ -188,5 +194,5 @@ def verify(path: str | os.PathLike, *, device: str = "auto") -> list[Damage]:
     return sorted(damage, key=lambda one: one.offset)
 
 
-def _usual_suffix(video: VideoReader) -> str:
+def _default_suffix(video: VideoReader) -> str:
     return ".decoded.png" if len(video) == 1 and not video.info.tracks else ".decoded.mp4"

@@ -20,10 +20,11 @@ from .codecs.registry import codec_for_settings
 from .container.header import Header
 from .container.resumable import ResumableFile
 from .errors import SettingError
-from .media.source import Source, open_source
+from .frames import StreamInfo
+from .media.source import open_source
 from .media.suffixes import PICTURES, VIDEOS
 from .runtime.output_files import check_output, placed, whole_file
-from .runtime.prefetch import ahead
+from .runtime.prefetch import prefetch
 from .settings import EncodeSettings, ProgressCallback, bit_budget
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ class EncodeResult:
 
 
 def encode(
-    source: str | os.PathLike,
-    destination: str | os.PathLike | None = None,
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str] | None = None,
     *,
     overwrite: bool = False,
     resume: bool = False,
@@ -67,18 +68,18 @@ def encode(
     Raises the errors of errors.py.
     """
     begin = time.monotonic()
-    chosen = EncodeSettings(**settings)
+    chosen = EncodeSettings(**settings)  # type: ignore[arg-type]  # it makes a str of a path
     codec = codec_for_settings(chosen)
     path = _destination(destination, source, overwrite)
     with open_source(source) as video, whole_file(path, keep_interrupted=True) as part:
         total = video.count_frames()
         encoder = codec.encoder(video.info, chosen, total)
-        header = _header(video, codec.name, encoder.fields, chosen)
+        header = _header(video.info, video.track_forms, codec.name, encoder.fields, chosen)
         with ResumableFile(part, header, resume) as file:
             if video.seekable:
                 file.write_tracks(video.track_files())
             bits = bit_budget(chosen, video.info, total, file.size - file.video_size)
-            with ahead(islice(video.frames(), max(0, file.frames - encoder.lookback), None)) as frames:
+            with prefetch(islice(video.frames(), max(0, file.frames - encoder.lookback), None)) as frames:
                 for group in encoder.groups(frames, file, bits, total, progress, executor):
                     file.write_group(group)
             if not video.seekable:
@@ -88,7 +89,7 @@ def encode(
     return EncodeResult(path, file.frames, file.groups, path.stat().st_size, time.monotonic() - begin)
 
 
-def _destination(destination: str | os.PathLike | None, source: str | os.PathLike, overwrite: bool) -> Path:
+def _destination(destination: str | os.PathLike[str] | None, source: str | os.PathLike[str], overwrite: bool) -> Path:
     if destination is not None and os.fspath(destination) == "-":
         raise SettingError("an .sdv goes into a file, not to standard output; name it")
     path = placed(destination, source, ".sdv")
@@ -98,20 +99,22 @@ def _destination(destination: str | os.PathLike | None, source: str | os.PathLik
     return path
 
 
-def _header(video: Source, base: str, fields_of_codec: HeaderFields, settings: EncodeSettings) -> Header:
+def _header(
+    info: StreamInfo, blobs: tuple[str, ...], base: str, fields_of_codec: HeaderFields, settings: EncodeSettings
+) -> Header:
     # On a short clip every byte counts, so only settings that differ from the default are kept, and none that stand
     # elsewhere in the header or do not change the file.
     defaults = {field.name: field.default for field in fields(settings)}
     elsewhere = {"device", "base", "model", "workers"}
     kept = {k: v for k, v in asdict(settings).items() if k not in elsewhere and v != defaults[k]}
     return Header(
-        info=video.info,
+        info=info,
         model=fields_of_codec.model,
         base=base,
         coder=fields_of_codec.coder,
         latent=fields_of_codec.latent,
         settings=kept,
-        blobs=video.track_forms,
+        blobs=blobs,
         writer=f"sdvideo {__version__}",
         scale=fields_of_codec.scale,
         restorer=fields_of_codec.restorer,

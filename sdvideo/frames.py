@@ -1,4 +1,4 @@
-"""What crosses the borders between the stages: pictures, frames, and what is known of their stream."""
+"""The data that crosses borders between modules: pictures, frames, and the description of their stream."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Picture:
 
     @property
     def height(self) -> int:
-        return self.y.shape[0]
+        return int(self.y.shape[0])
 
     @property
     def width(self) -> int:
-        return self.y.shape[1]
+        return int(self.y.shape[1])
 
     def __repr__(self) -> str:
         return f"Picture({self.width}x{self.height})"
 
 
 def grey(width: int, height: int) -> Picture:
-    """A picture that says nothing."""
+    """A mid-grey picture, for where nothing else is known."""
     half = (height + 1) // 2, (width + 1) // 2
     return Picture(*(np.full(size, 128, np.uint8) for size in ((height, width), half, half)))
 
@@ -47,7 +47,7 @@ def extend_edges(plane: np.ndarray, height: int, width: int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """A picture and its place in time.
+    """A picture with its time.
 
     pts: presentation time, an integer in units of the stream's time_base (may be negative).
     duration: in the same units, 0 where the source does not say.
@@ -60,7 +60,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Colour:
-    """How code values mean colours: ITU-T H.273 code points (2 = unspecified) and the range."""
+    """How code values map to colours: ITU-T H.273 code points (2 = unspecified) and the range."""
 
     full_range: bool = False
     matrix: int = 2
@@ -70,10 +70,10 @@ class Colour:
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """A stream beside the video, carried as it is.
+    """A stream beside the video, copied without re-encoding.
 
     kind: "audio" or "subtitle"; codec: FFmpeg's name; language: ISO 639-2 or "".
-    blob: which track file holds it (see TrackFile), index: its place among that file's streams.
+    blob: number of the track file that holds it (see `media/tracks.py`). index: its place among that file's streams.
     """
 
     kind: str
@@ -98,10 +98,10 @@ class StreamInfo:
     """The video stream, as the source describes it.
 
     width, height: of the upright picture, in pixels, at least 1. time_base: seconds per pts unit.
-    rate: average frames per second or None. frames: number of frames if known beforehand, else None.
-    sar: sample aspect ratio of the upright picture. rotation: degrees counter-clockwise by which the source
-    asked to be turned; pictures are already turned, so this is for the record. icc: what the RGB of a still means
-    where that is not sRGB, an ICC profile as it came, b"" otherwise.
+    rate: average frames per second or None. frames: number of frames if it is known beforehand, else None.
+    sar: sample aspect ratio of the upright picture. rotation: degrees counter-clockwise by which the source asked to be
+    turned; pictures are already turned, so this is for the record only. icc: the ICC profile of a still whose RGB is
+    not sRGB, else b"".
     """
 
     width: int

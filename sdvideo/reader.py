@@ -8,39 +8,32 @@ import tempfile
 import threading
 import weakref
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
 from .codecs.interface import DENOISE, LATENTS, DecodeOptions, FrameDecoder, LatentDecoder
 from .codecs.registry import codec_for_header
-from .container import PREDICTED, CodedFrame, Damage, GroupEntry, Reader
+from .container import PREDICTED, CodedFrame, Damage, GroupEntry, Header, Reader
 from .container.recovery import group_damage
-from .errors import DamagedError, FormatError, SettingError, SinkError
+from .errors import DamagedError, FormatError, SettingError
 from .frames import Frame, Picture, StreamInfo, grey
-from .media.muxer import Sink
-from .media.tracks import SUFFIXES, mend, readable
+from .media.track_files import extract_tracks, recover_tracks
 from .runtime.malloc import trim_heap
-from .runtime.prefetch import ahead, in_turn
+from .runtime.prefetch import prefetch, prefetch_in_turn
 from .settings import DENOISE_STEPS, DEVICES, check_choice, whole
 
-Parsed = TypeVar("Parsed")
+if TYPE_CHECKING:
+    from .codecs.interface import ExportSink
+
+Result = TypeVar("Result")
 _BUFFER = 64_000_000  # bytes for pictures of the group after the one that is shown
-_WORTHWHILE = 16  # pictures of that buffer, for a group to be decoded beside the one that is shown
-_KEPT = 256  # latents of the last call that the next one may share
-
-
-class _Parser(Protocol):
-    """What the two kinds of frame decoders, for pictures and for latents, have in common."""
-
-    def parse(self, coded: CodedFrame) -> Any: ...
-
-
-Decoder = TypeVar("Decoder", bound=_Parser)
+_MIN_BUFFERED = 16  # pictures that must fit into it, for a group to be decoded beside the one that is shown
+_LATENTS_KEPT = 256  # of the last call, which the next one may share
 
 
 class _Cursor:
@@ -52,9 +45,12 @@ class _Cursor:
         self._decoder: Any = None
 
     def steps(
-        self, video: VideoReader, number: int, new_decoder: Callable[[], Decoder]
-    ) -> Iterator[tuple[Decoder, CodedFrame, Any]]:
-        """For each frame up to this one: its decoder, which is to reconstruct it next, the frame, its symbols."""
+        self, video: VideoReader, number: int, new_decoder: Callable[[], Any]
+    ) -> Iterator[tuple[Any, CodedFrame, Any]]:
+        """For each frame up to this one: its decoder, the frame and its symbols.
+
+        The caller must reconstruct each frame before it asks for the next one.
+        """
         group, place = video._place(number)
         if group != self._group or place < self._next:
             self._frames, self._decoder, self._next = video._read(group), new_decoder(), 0
@@ -66,7 +62,7 @@ class _Cursor:
 
 
 class _LatentCache:
-    """What VideoReader.latents keeps from call to call: where decoding stands, and the latents it gave last."""
+    """What VideoReader.latents keeps from call to call: where decoding stands, and the latents it returned last."""
 
     def __init__(self, decoder: LatentDecoder):
         self._decoder, self._cursor = decoder, _Cursor()
@@ -77,12 +73,14 @@ class _LatentCache:
         found = np.empty((len(numbers), *self._decoder.shape), np.float32)
         recent, self._recent = self._recent, {}
         for at, number in enumerate(numbers):
-            found[at] = recent[number] if number in recent else self._decode(video, number)
-            if at >= len(numbers) - _KEPT:
-                self._recent[number] = found[at]
+            latent = recent[number] if number in recent else self._decode(video, number)
+            found[at] = latent
+            if at >= len(numbers) - _LATENTS_KEPT:
+                self._recent[number] = latent
         return found
 
     def _decode(self, video: VideoReader, number: int) -> np.ndarray:
+        latent: np.ndarray
         for decoder, coded, symbols in self._cursor.steps(video, number, self._decoder.frame_decoder):
             latent = decoder.latent(coded, symbols)
         return latent
@@ -96,20 +94,25 @@ class VideoReader:
             first, last = video[0], video[-1]
             for frame in video: ...
 
-    A frame by number decodes its group from the group's key frame on, and no other group; frames asked for in rising
-    order are decoded once. A slice is a list of frames. Threads that share one wait for each other. model: where the
-    model is that the file was made with, a folder or a Hub id, if it neither comes with this package nor is in the
-    cache of the Hub. denoise: how many steps of a diffusion model clean each latent before it is painted, 0 to 66;
-    denoiser: the pipeline that is from, if not the one the model is part of (see denoise.py).
+    A frame by number decodes its group from the group's key frame on, and no other group. Frames asked for in rising
+    order are decoded once. A slice is a list of frames. Threads may share a reader; they wait for each other.
 
-    tolerant: read a damaged file. Its frames are as many as they were, at their times; where one is lost, the last good
-    picture before it is shown, the first good one where there is none before, grey where there is none at all. A file
-    that was cut short ends with its last whole group.
+    model: the model that the file was made with, a folder or a Hub id; not needed if it comes with this package or is
+    in the cache of the Hub. device: "auto", "cpu" or "cuda". denoise: diffusion steps that clean each latent before its
+    picture is made, 0 to 66; denoiser: the pipeline they are from, if not the one that the model is part of (see
+    `codecs/latent/denoise.py`).
+
+    tolerant: read a damaged file. It has as many frames as it had, at their times. A lost frame shows the last intact
+    picture before it, else the first one after it, else grey. A file that was cut short ends with its last whole group.
+
+    Raises SourceError if the file cannot be read, FormatError if it is not an .sdv file that this version understands,
+    DamagedError if it is damaged, SettingError for options that do not fit the file; ModelError when the first frame is
+    decoded and the model is not there.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         *,
         model: str | None = None,
         device: str = "auto",
@@ -122,7 +125,7 @@ class VideoReader:
         check_choice("device", device, DEVICES)
         self._reader, self._tolerant = Reader(path, tolerant=tolerant), tolerant
         try:
-            self._codec = self._named(codec_for_header, self._reader.header)
+            self._codec = self._with_path(codec_for_header, self._reader.header)
             if denoise and DENOISE not in self.features:
                 raise SettingError(f"{path} cannot be denoised: it was not made with a diffusers autoencoder")
             options = DecodeOptions(model, device, denoise, denoiser)
@@ -130,9 +133,9 @@ class VideoReader:
         except BaseException:
             self._reader.close()
             raise
-        self._lock = threading.Lock()  # iterating reads groups in a thread of its own
-        self._one_by_one = threading.Lock()  # frames by number, for any thread that asks for them
-        self._iterators: weakref.WeakSet[Iterator[Frame]] = weakref.WeakSet()
+        self._lock = threading.Lock()  # around the file: iterating reads groups in a background thread
+        self._by_number = threading.Lock()  # around decoding by number
+        self._iterators: weakref.WeakSet[Generator[Frame, None, None]] = weakref.WeakSet()
         self._symbols: object = None
         self._cursor = _Cursor()
         self._latents: _LatentCache | None = None
@@ -140,39 +143,39 @@ class VideoReader:
         if self._reader.lost:
             self._groups = sorted([*self._reader.groups, *self._reader.lost], key=_first)
         self._lost = {entry.first: number for number, entry in enumerate(self._reader.lost)}
-        self.unheard: list[str] = []  # what track_files had to leave out, in words
-        self._broken: dict[int, int] = {}  # of groups that do not decode: the place of the frame that does not
+        self.lost_tracks: list[str] = []  # in words: what track_files had to leave out
+        self._broken: dict[int, int] = {}  # groups that do not decode: the place of the first lost frame
 
     @property
     def info(self) -> StreamInfo:
-        """What the file says of the video."""
+        """What the file says about the video."""
         return self._reader.header.info
 
     @property
     def base(self) -> str:
-        """What its pictures start from: "none" or "av1"."""
+        """The name of its codec: "av1" or "none"."""
         return self._reader.header.base
 
     @property
     def features(self) -> frozenset[str]:
-        """What the file can do beside being decoded: "latents", "export" and "denoise" are known."""
+        """What the file offers beside its frames: any of "latents", "export" and "denoise"."""
         return self._codec.features(self._reader.header)
 
     @property
     def complete(self) -> bool:
-        """Does the file have its end, or was it cut short?"""
+        """Whether the end of the file is there; False if it was cut short."""
         return self._reader.complete
 
     @property
     def damage(self) -> tuple[Damage, ...]:
-        """What opening found to be wrong; with tolerant, every checksum was looked at."""
+        """What is wrong with the file, as far as opening it shows; with tolerant, every checksum was compared."""
         return self._reader.damage
 
     @property
     def concealed(self) -> list[range]:
-        """The numbers of the frames that are lost, as far as that is known: in groups decoded so far, all."""
+        """The numbers of lost frames: all in groups without a valid chunk, and those found while decoding so far."""
         lost = [(entry.first, entry.first + entry.frames) for entry in self._reader.lost]
-        for group, place in list(self._broken.items()):  # threads that decode add to it
+        for group, place in list(self._broken.items()):  # a copy: threads that decode add to it
             entry = self._groups[group]
             lost.append((entry.first + place, entry.first + entry.frames))
         return [range(*ends) for ends in sorted(lost)]
@@ -193,7 +196,7 @@ class VideoReader:
         number = index + len(self) if index < 0 else index
         if not 0 <= number < len(self):
             raise IndexError(f"frame {index} of {len(self)}")
-        with self._one_by_one:
+        with self._by_number:
             return self._frame(number)
 
     def _frame(self, number: int) -> Frame:
@@ -210,17 +213,17 @@ class VideoReader:
         # which keeps all cores busy. Not for large pictures: few of the next group would fit into the buffer, and
         # restoring them takes as much memory again.
         groups, room = range(len(self._groups)), _BUFFER // (self.info.width * self.info.height * 3)
-        if self._decoder.concurrent and room >= _WORTHWHILE:
+        if self._decoder.concurrent and room >= _MIN_BUFFERED:
             decoders = cycle([self._decoder.frame_decoder(), self._decoder.frame_decoder()])
-            decoded = in_turn(map(self._decoded, ([group] for group in groups), decoders), room)
+            decoded = prefetch_in_turn(map(self._decoded, ([group] for group in groups), decoders), room)
         else:
             decoded = self._decoded(groups, self._decoder.frame_decoder())
         frames = self._frames(decoded)
         self._iterators.add(frames)
         return frames
 
-    def _frames(self, decoded: Iterator[tuple[CodedFrame, object, Picture | None]]) -> Iterator[Frame]:
-        shown = None
+    def _frames(self, decoded: Iterator[tuple[CodedFrame, object, Picture | None]]) -> Generator[Frame, None, None]:
+        shown: Picture | None = None
         for coded, symbols, picture in decoded:
             self._symbols = symbols
             shown = picture or shown or self._picture_for(0, 0)
@@ -229,8 +232,8 @@ class VideoReader:
     def _decoded(
         self, groups: Iterable[int], decoder: FrameDecoder[Any]
     ) -> Iterator[tuple[CodedFrame, object, Picture | None]]:
-        """Every frame of groups in a row with its integers and its picture, which lost ones have not."""
-        with ahead(self._parsed(groups, decoder)) as parsed:
+        """Every frame of consecutive groups with its integers and its picture; None for lost frames."""
+        with prefetch(self._parsed(groups, decoder)) as parsed:
             for coded, symbols in parsed:
                 if symbols is None:
                     yield coded, None, None
@@ -238,14 +241,13 @@ class VideoReader:
                     yield coded, decoder.integers(symbols), decoder.reconstruct(coded, symbols).picture
 
     def latents(self, start: int | None = None, stop: int | None = None) -> np.ndarray:
-        """The latents of frames start up to but not including stop, by the rules of slices: by default all.
+        """The latents of frames `start` up to but not including `stop`, counted as in slices; by default all.
 
-        Returns float32 [frames, channels, ceil(height / block), ceil(width / block)], of the sides of the pictures as
-        they were coded, in the scale diffusion models are trained on, (raw - shift_factor) * scaling_factor: about unit
-        deviation, bit for bit the same on every machine.
-        No picture is decoded, no network runs, the autoencoder is not even looked for. Calls in rising order go on from
-        the last one and share its frames, others start from a group's key frame.
-        Raises SettingError for files that hold no such latents: with an AV1 base, or of the embedded model.
+        Returns float32 [frames, channels, ceil(height / block), ceil(width / block)], where height and width are those
+        of the coded pictures, in the scale that diffusion models are trained on, (raw - shift_factor) * scaling_factor:
+        about unit standard deviation, bit for bit the same on every machine. No picture is decoded and no network runs;
+        the autoencoder need not be there. Calls in rising order go on from the last one and share its frames, others
+        start from a group's key frame. Raises SettingError if the file lacks the feature "latents".
         """
         if LATENTS not in self.features:
             header = self._reader.header
@@ -253,31 +255,31 @@ class VideoReader:
                 f"{self._reader.path} has base {header.base}, model {header.model.name} and no latents that stand by "
                 "themselves: encode with base none and an image autoencoder of diffusers as the model"
             )
-        with self._one_by_one:
+        with self._by_number:
             if self._latents is None:
-                self._latents = _LatentCache(self._named(self._codec.latents, self._reader.header))
+                self._latents = _LatentCache(self._with_path(self._codec.latents, self._reader.header))
             return self._latents.read(self, range(*slice(start, stop).indices(len(self))))
 
-    def _named(self, ask: Callable[[Any], Parsed], header: Any) -> Parsed:
-        """Put the file's name in front of what a codec says of its header."""
+    def _with_path(self, ask: Callable[[Header], Result], header: Header) -> Result:
+        """Put the file's name in front of what a codec says about its header."""
         try:
             return ask(header)
         except FormatError as error:
             raise type(error)(f"{self._reader.path}: {error}") from error
 
     def symbols(self) -> object:
-        """The decoded integers of the frame that came last: FrameSymbols, or the Picture of an AV1 base."""
+        """The decoded integers of the frame that was decoded last: FrameSymbols, or the Picture of an AV1 base."""
         return self._symbols
 
     def coded_frames(self) -> Iterator[CodedFrame]:
-        """All frames as they are in the file."""
+        """All frames as they are stored."""
         for number in range(len(self._reader.groups)):
             with self._lock:
                 group = self._reader.read_group(number)
             yield from group.frames
 
     def check(self) -> Iterator[Damage]:
-        """Decode the integers of every frame, and make no pictures of them. Gives the groups that do not decode."""
+        """Decode the integers of every frame, but no pictures. Yields the groups that do not decode."""
         parse = self._decoder.parser()
         for group, entry in enumerate(self._groups):
             if self._is_lost(group):
@@ -289,9 +291,9 @@ class VideoReader:
                 yield group_damage("decode", str(error.__cause__ or error), group, entry, self.info.time_base)
 
     def _parsed(self, groups: Iterable[int], decoder: FrameDecoder[Any]) -> Iterator[tuple[CodedFrame, Any]]:
-        """Every frame of groups in a row with its integers; with tolerant, lost ones are ones without integers."""
+        """Every frame of consecutive groups with its symbols; with tolerant, None for lost frames."""
         for group in groups:
-            trim_heap()  # what the group before took: over an hour 16 MiB would pile up
+            trim_heap()  # without this, an hour of video leaves 16 MiB behind
             done, frames = 0, self._groups[group].frames
             try:
                 for done, coded in enumerate(self._read(group)):
@@ -307,14 +309,15 @@ class VideoReader:
                     yield CodedFrame(pts, duration, PREDICTED, 0, b""), None
 
     def _decode(self, number: int) -> Frame:
-        """A frame by its number. Raises DamagedError where it, or one before it in its group, does not decode."""
+        """A frame by its number. Raises DamagedError if it, or an earlier one in its group, does not decode."""
+        frame: Frame
         for decoder, coded, symbols in self._cursor.steps(self, number, self._decoder.frame_decoder):
             self._symbols = decoder.integers(symbols)
             frame = decoder.reconstruct(coded, symbols)
         return frame
 
     def _picture_for(self, group: int, place: int) -> Picture:
-        """What is shown instead of a lost frame: the good picture that is next before it, else next after it."""
+        """The picture that replaces a lost frame: the nearest intact one before it, else after it, else grey."""
         for earlier in range(group, -1, -1):
             if not self._is_lost(earlier) and (picture := self._last_of(earlier, place if earlier == group else None)):
                 return picture
@@ -324,14 +327,16 @@ class VideoReader:
         return grey(self.info.width, self.info.height)
 
     def _last_of(self, group: int, stop: int | None) -> Picture | None:
-        """The last good picture among the first `stop` of a group."""
-        picture, decoder = None, self._decoder.frame_decoder()
+        """The last intact picture among the first `stop` of a group."""
+        decoder = self._decoder.frame_decoder()
+        picture: Picture | None = None
         with suppress(DamagedError):
             for coded in self._read(group)[:stop]:
                 picture = decoder.reconstruct(coded, decoder.parse(coded)).picture
         return picture
 
-    def _parse(self, parse: Callable[[CodedFrame], Parsed], coded: CodedFrame, group: int, place: int) -> Parsed:
+    def _parse(self, parse: Callable[[CodedFrame], Result], coded: CodedFrame, group: int, place: int) -> Result:
+        """parse(coded), with the frame named in its error."""
         try:
             return parse(coded)
         except DamagedError as error:
@@ -356,18 +361,18 @@ class VideoReader:
             return self._reader.read_group(number).frames
 
     def _place(self, number: int) -> tuple[int, int]:
-        """The group of a frame, and which of its frames it is."""
+        """The group of a frame, and its place in it."""
         group = bisect_right(self._groups, number, key=_first) - 1
         return group, number - self._groups[group].first
 
-    def open_export(self, path: Path, first: CodedFrame, track_files: list[Path], format: str) -> Sink:
+    def open_export(self, path: Path, first: CodedFrame, track_files: list[Path], format: str) -> ExportSink:
         """A sink for coded_frames, see Codec.open_export; for files with the feature "export"."""
         return self._codec.open_export(path, self.info, first, track_files, format)
 
     def close(self) -> None:
-        """Release the file, and end what still iterates over it."""
+        """Close the file, and end iterators over it."""
         for frames in list(self._iterators):
-            with suppress(ValueError):  # another thread asks it for a frame just now
+            with suppress(ValueError):  # another thread is asking it for a frame
                 frames.close()
         self._reader.close()
 
@@ -381,42 +386,16 @@ class VideoReader:
     def track_files(self) -> Iterator[list[Path]]:
         """The copied audio and subtitle streams as temporary files, in the order of the header's blobs.
 
-        With tolerant, files of what is left of them; a file of which nothing can be read is not among them.
+        With tolerant, what is left of them; a file of which nothing can be read is left out. See lost_tracks.
         """
-        with tempfile.TemporaryDirectory(prefix="sdvideo-") as folder:
-            paths = []
-            for blob, form in enumerate(self._reader.header.blobs):
-                path = Path(folder) / f"tracks{blob}.{SUFFIXES[form]}"
-                if self._tolerant:
-                    paths += self._mended(blob, path)
-                    continue
-                try:
-                    with path.open("wb") as file:
-                        for piece in self._reader.track_data(blob):
-                            file.write(piece)
-                except OSError as error:
-                    raise SinkError(f"{folder}: {error.strerror or error}") from error
-                paths.append(path)
-            yield paths
-
-    def _mended(self, blob: int, path: Path) -> list[Path]:
-        """Put what is left of a track file at its place in `path`; if that is not all, make a whole file of it."""
-        end, holes, intact = 0, [], True
-        with path.open("wb") as file:
-            for piece, whole in self._reader.track_parts(blob):
-                if piece.position > end:
-                    holes.append(range(end, piece.position))
-                file.seek(piece.position)
-                file.write(piece.data)
-                end, intact = piece.end, intact and whole
-        if intact and not holes and readable(path):
-            return [path]
-        files, left_out = mend(path, holes, path.parent / f"mended{blob}")
-        if not files:
-            self.unheard.append(f"track file {blob} cannot be read and is left out")
-        else:
-            self.unheard.append(f"track file {blob} is damaged, {left_out} of its packets are left out")
-        return files
+        with tempfile.TemporaryDirectory(prefix="sdvideo-") as name:
+            folder = Path(name)
+            if self._tolerant:
+                files, lost = recover_tracks(self._reader, folder)
+                self.lost_tracks += lost
+            else:
+                files = extract_tracks(self._reader, folder)
+            yield files
 
 
 def _first(entry: GroupEntry) -> int:

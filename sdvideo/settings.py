@@ -111,10 +111,10 @@ def bit_budget(settings: EncodeSettings, info: StreamInfo, total: int | None, ov
         return None
     if total is None:
         raise SettingError("bitrate and size need an input that can be read twice, not a pipe; give a quality")
-    if settings.size is not None:
-        return float((settings.size - overhead) * 8)
+    if settings.bitrate is None:
+        return float(((settings.size or 0) - overhead) * 8)
     if info.rate is None:
-        raise SettingError("the input does not say its frame rate, so a bitrate means nothing; give a size")
+        raise SettingError("the input has no frame rate, so a bitrate means nothing; give a size")
     return float(settings.bitrate * total / info.rate)
 
 

@@ -121,7 +121,7 @@ def test_refused_before_anything_starts(folder, tmp_path):
     own = Path(shutil.copy(twin, tmp_path / "b.sdv"))
     assert "an input as well" in error("encode", twin, own, "-y", code=2)
     (tmp_path / "empty").mkdir()
-    assert "nothing in this folder" in error("decode", tmp_path / "empty", own, code=1)
+    assert "no file in this folder" in error("decode", tmp_path / "empty", own, code=1)
     assert names(tmp_path) == ["b.mp4", "b.sdv", "empty", "in"]
 
 

@@ -209,7 +209,7 @@ def test_help_and_version_take_no_time():
         (("encode", "a.mp4", "--keyint", 0), "keyint is 0"),
         (("encode", ""), "empty name"),
         (("encode", "a.mp4", "-o", ""), "-o is empty"),
-        (("encode", "a.mp4", "-o", "b.mp4"), "b.mp4 would be taken"),
+        (("encode", "a.mp4", "-o", "b.mp4"), "b.mp4 has the suffix of another format"),
         (("encode", "a.mp4", "-y", "-n"), "-y and -n exclude each other"),
         (("encode", "a.mp4", "-o", "-"), "not to standard output"),
         (("decode", "a.sdv", "--lossless", "--crf", 20), "--lossless and --crf exclude each other"),
@@ -240,7 +240,7 @@ def test_wrong_inputs(coded, tmp_path):
     assert (failed["type"], failed["source"], failed["exit_code"]) == ("failed", str(text), 3)
     assert "not an .sdv" in error("info", text, code=3)
     assert "No such file" in error("info", tmp_path / "none.sdv", code=1)
-    assert "no folder" in error("encode", text, "-o", tmp_path / "none" / "a.sdv", code=1)
+    assert "not a folder" in error("encode", text, "-o", tmp_path / "none" / "a.sdv", code=1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["sound.wav", "text.mp4"]
 
 
@@ -272,7 +272,7 @@ def _mute(info):
 def test_outputs_that_exist(clips, coded, tmp_path):
     source, target = clips["silent"].path, tmp_path / "there.sdv"
     target.write_bytes(b"precious")
-    assert "writing over it has to be asked for (-y)" in error("encode", source, "-o", target, code=4)
+    assert "use -y to overwrite it" in error("encode", source, "-o", target, code=4)
     (skipped,) = objects(run("encode", source, "-o", target, "-n", "--json"))
     assert skipped["type"] == "skipped"
     assert target.read_bytes() == b"precious"
@@ -309,8 +309,8 @@ def test_outputs_that_are_no_files(clips, coded, tmp_path):
     assert link.is_symlink() and real.read_text().startswith("frame,")
     pipe = tmp_path / "pipe.mp4"
     os.mkfifo(pipe)
-    assert "no regular file" in error("decode", coded, "-o", pipe, "-y", code=1)
-    assert "no regular file" in error("report", clips["cfr"].path, coded, "--csv", pipe, code=1)
+    assert "not a regular file" in error("decode", coded, "-o", pipe, "-y", code=1)
+    assert "not a regular file" in error("report", clips["cfr"].path, coded, "--csv", pipe, code=1)
     assert pipe.is_fifo() and len(list(tmp_path.iterdir())) == 3
 
 
@@ -323,7 +323,7 @@ def test_a_size_that_is_missed_is_told(clips, tmp_path):
     told = run("encode", clips["cfr"].path, "-o", tmp_path / "a.sdv", "--size", "10M", "--preset", "fast").stderr
     assert b"Warning: " in told and b" bytes instead of " in told
     told = run("encode", clips["cfr"].path, "-o", tmp_path / "b.sdv", "--size", "600", "--preset", "fast").stderr
-    assert b"the sound and what else is not video takes" in told
+    assert b"sound and other tracks take" in told
 
 
 def test_settings_that_mean_nothing_are_refused_from_python_too(clips, coded, tmp_path):
@@ -420,7 +420,7 @@ def test_interrupted_and_resumed(tmp_path):
     with Reader(part) as reader:
         assert 0 < reader.frame_count < 150
 
-    assert b"going on after " in run(*command, "--resume").stderr
+    assert b"resuming after " in run(*command, "--resume").stderr
     run("encode", source, "-o", whole, "--keyint", 3)
     assert target.read_bytes() == whole.read_bytes()
     assert not part.exists()
@@ -437,7 +437,7 @@ class Screen(io.StringIO):
 
 @pytest.fixture
 def talk(monkeypatch):
-    console.set_up()
+    console.set_log_level()
     yield
     console.log.handlers.clear()
     console.log.propagate = True
@@ -447,7 +447,7 @@ def talk(monkeypatch):
 def test_lines_of_progress(monkeypatch, talk):
     screen = Screen(terminal=False)
     monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setattr(console, "EVERY", 0)
+    monkeypatch.setattr(console, "PROGRESS_SECONDS", 0)
     with console.Progress("Encoding") as progress:
         progress(11, 30, 5000, Fraction(25))
         progress(12, None)

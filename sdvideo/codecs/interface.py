@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -25,9 +25,6 @@ from sdvideo.container.group import CodedFrame, Group
 from sdvideo.container.header import Header, ModelId
 from sdvideo.frames import Frame, StreamInfo
 from sdvideo.settings import EncodeSettings, ProgressCallback
-
-if TYPE_CHECKING:  # PyAV takes a tenth of a second
-    from sdvideo.media.muxer import Sink
 
 Symbols = TypeVar("Symbols")
 
@@ -69,8 +66,8 @@ class Codec(ABC):
         raise NotImplementedError
 
     def open_export(
-        self, path: str | PathLike, info: StreamInfo, first: CodedFrame, track_files: list[Path], format: str
-    ) -> Sink:
+        self, path: str | PathLike[str], info: StreamInfo, first: CodedFrame, track_files: list[Path], format: str
+    ) -> ExportSink:
         """A sink that copies coded frames, for files with the feature EXPORT.
 
         path: the video to write, in this format ("mp4", "mkv" or "mov"). first: the first frame that will be written.
@@ -175,6 +172,22 @@ class FrameDecoder(Protocol, Generic[Symbols]):
     def integers(self, symbols: Symbols) -> object:
         """The part of the symbols that is the same on every machine, for VideoReader.symbols()."""
         ...
+
+
+class ExportSink(Protocol):
+    """Writes coded frames into a file of another format; a context manager."""
+
+    def write(self, frame: CodedFrame, /) -> None:
+        """Write the next frame. Raises SinkError."""
+        ...
+
+    def close(self) -> None:
+        """Finish the file. Raises SinkError."""
+        ...
+
+    def __enter__(self) -> ExportSink: ...
+
+    def __exit__(self, kind: object, *_: object) -> None: ...
 
 
 class LatentDecoder(Protocol):

@@ -35,7 +35,8 @@ def codec_named(name: str) -> Codec:
     if name not in _ROWS:
         raise SettingError(f"base is {name!r}; it can be {', '.join(_ROWS)}")
     module, _, attribute = _ROWS[name].partition(":")
-    return getattr(import_module(module), attribute)
+    codec: Codec = getattr(import_module(module), attribute)
+    return codec
 
 
 def codec_for_settings(settings: EncodeSettings) -> Codec:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
 
 from sdvideo.frames import extend_edges
 
+_create: Any = getattr(cv2, "DISOpticalFlow_create")  # noqa: B009 - missing in OpenCV's type stubs
+_ONE_MAP: Any = None  # for remap: the map holds both coordinates
 _MIN_SIDE = 32  # pixels; DIS fails on smaller pictures
 _PRESETS = {
     "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
@@ -24,8 +27,8 @@ class DenseFlow:
     that are matched. None keeps the preset's own value.
     """
 
-    def __init__(self, preset: str, *, finest_scale: int | None = None, patch_stride: int | None = None):
-        self._dis = cv2.DISOpticalFlow_create(_PRESETS[preset])
+    def __init__(self, preset: str, *, finest_scale: int | None = None, patch_stride: int | None = None) -> None:
+        self._dis: Any = _create(_PRESETS[preset])
         if finest_scale is not None:
             self._dis.setFinestScale(finest_scale)
         if patch_stride is not None:
@@ -49,7 +52,7 @@ class HalfSizeFlow:
     as the slower presets and takes a third of their time; a patch stride of 5 is as good as 4 and takes 0.7 of its.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._flow = DenseFlow("ultrafast", finest_scale=1, patch_stride=5)
 
     def estimate(self, previous: np.ndarray, current: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -82,4 +85,10 @@ def sample(plane: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
     Positions outside the plane give its nearest border sample.
     """
-    return cv2.remap(plane, positions, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(plane, positions, _ONE_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def warp_along(plane: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """Bicubic samples of a plane, uint8 [H, W], each at its own position + flow, float32 [H, W, 2] (x, y)."""
+    how = cv2.INTER_CUBIC | cv2.WARP_RELATIVE_MAP
+    return cv2.remap(plane, flow, _ONE_MAP, how, borderMode=cv2.BORDER_REPLICATE)

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 import torch
 
-from sdvideo.frames import Picture, extend_edges
+from sdvideo.frames import Picture, extend_edges, grey
 from sdvideo.media.scaling import scaled
-from sdvideo.motion.optical_flow import HalfSizeFlow, half_size
+from sdvideo.motion.optical_flow import HalfSizeFlow, half_size, warp_along
 from sdvideo.runtime.device import choose_device
 
 from .network import BLOCKS, NO_HISTORY, RestorationNetwork, conditioning, load_network
@@ -51,7 +51,7 @@ class FrameRestorer:
         self._restorer, self._width, self._height = restorer, width, height
         self._flow = HalfSizeFlow()
         self._half: np.ndarray | None = None
-        self._previous: Picture | None = None
+        self._previous: Picture = grey(1, 1)  # never seen: the first picture of a group has no flow
 
     def prepare(self, base: Picture, first: bool) -> PreparedFrame:
         """Upscale the next base picture and find its motion. first: whether it begins a group."""
@@ -92,11 +92,11 @@ class Restorer:
         current, previous = picture_to_patches(upscaled), picture_to_patches(warped)
         centred, difference = (np.subtract(a, b, dtype=np.int16) for a, b in ((current, 128), (previous, current)))
         seen = np.concatenate([centred, difference, space_to_depth(warp_error, 2, 2)], -1)
-        setting = torch.tensor([setting], device=self._device)
+        conditions = torch.tensor([setting], device=self._device)
         restored = np.empty_like(current)
         for rows, context in _strips(*seen.shape[:2]):
             strip = torch.from_numpy(seen[context]).to(self._device).permute(2, 0, 1)[None]
-            change = self._network(strip, setting)[0].permute(1, 2, 0).cpu().numpy()
+            change = self._network(strip, conditions)[0].permute(1, 2, 0).cpu().numpy()
             skip = rows.start - context.start
             restored[rows] = add_rounded(current[rows], change[skip : skip + rows.stop - rows.start])
         return patches_to_picture(restored)
@@ -120,9 +120,7 @@ def _extended(picture: Picture) -> Picture:
 def _warp(previous: Picture, flow: np.ndarray) -> Picture:
     """Sample a picture along a flow of the half-size grid, which is the grid of its chroma samples."""
     fine = cv2.resize(2 * flow, previous.y.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    how = cv2.INTER_CUBIC | cv2.WARP_RELATIVE_MAP
-    planes = (previous.y, fine), (previous.u, flow), (previous.v, flow)
-    return Picture(*(cv2.remap(plane, to, None, how, borderMode=cv2.BORDER_REPLICATE) for plane, to in planes))
+    return Picture(*(warp_along(*pair) for pair in ((previous.y, fine), (previous.u, flow), (previous.v, flow))))
 
 
 def _keep(previous: Picture, current: Picture, unchanged: np.ndarray, width: int, height: int) -> Picture:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,9 +37,9 @@ def map_ahead(
         yield from ((item, work(item)) for item in items)
         return
     reader, pool = ThreadPoolExecutor(1), ThreadPoolExecutor(ahead)
-    under_way: deque[Future] = deque()
+    under_way: deque[Future[Any]] = deque()
 
-    def prepare(reading: Future) -> tuple[Item, Result] | object:
+    def prepare(reading: Future[Any]) -> tuple[Item, Result] | object:
         item = reading.result()
         return item if item is _END else (item, work(item))
 

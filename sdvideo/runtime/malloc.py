@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ctypes
 from contextlib import suppress
+from typing import Any
 
 _ARENA_MAX = -8  # M_ARENA_MAX of glibc's malloc.h
-_libc = None
+_libc: Any = None
 with suppress(OSError, TypeError):  # Windows has no such library
     _libc = ctypes.CDLL(None)
 

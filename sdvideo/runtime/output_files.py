@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are whole."""
+"""Output files: what they are called, and that they appear under their name only when they are complete."""
 
 from __future__ import annotations
 
@@ -14,63 +14,64 @@ from typing import BinaryIO, TextIO
 
 from sdvideo.errors import OutputExists, SettingError, SinkError
 
-try:
-    import fcntl
-except ImportError:  # Windows, which does not let a file go that somebody writes
-    fcntl = None
+_WINDOWS = sys.platform == "win32"
+_LOCKED_BYTE = 2**62  # on Windows a lock keeps everybody from the bytes it covers, so it covers one that is never used
 
 
-def is_folder(name: str | os.PathLike) -> bool:
-    """Is an output a folder for results, because it is one or ends with a slash?"""
+def is_folder(name: str | os.PathLike[str]) -> bool:
+    """Whether an output names a folder for results: one that exists, or a name that ends with a slash."""
     return os.path.isdir(name) or os.fspath(name).endswith(("/", os.sep))
 
 
-def named(source: str | os.PathLike, suffix: str) -> Path:
-    """What a result is called if no name is given: as its source, with another suffix. Raises SettingError."""
+def with_suffix(source: str | os.PathLike[str], suffix: str) -> Path:
+    """The default name of a result: its source's, with another suffix. Raises SettingError for standard input."""
     if os.fspath(source) == "-":
-        raise SettingError("input from a pipe has no name to call the output by; give one with -o")
+        raise SettingError("input from a pipe has no name to derive the output's from; give one with -o")
     return Path(source).with_suffix(suffix)
 
 
-def placed(output: str | os.PathLike | None, source: str | os.PathLike, suffix: str) -> Path:
-    """Where a result goes: by default beside its source, into a folder under the same name."""
+def placed(output: str | os.PathLike[str] | None, source: str | os.PathLike[str], suffix: str) -> Path:
+    """The path of a result: `output`, or the default name beside the source or in the folder `output`."""
     if output is not None and not is_folder(output):
         return Path(output)
-    usual = named(source, suffix)
-    return usual if output is None else Path(output) / usual.name
+    default = with_suffix(source, suffix)
+    return default if output is None else Path(output) / default.name
 
 
 def make_folder(output: str) -> None:
-    """Make the folder for results, if it is not there. Raises SinkError."""
+    """Create a folder for results, unless it exists. Raises SinkError."""
     try:
         Path(output).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SinkError(f"{output}: {error.strerror or error}") from error
 
 
-def check_output(path: Path, source: str | os.PathLike, overwrite: bool) -> None:
-    """Refuse to write over the source, over a file that is there, or into nowhere."""
+def check_output(path: Path, source: str | os.PathLike[str], overwrite: bool) -> None:
+    """Raises an error for an output that is the source itself, exists already, or cannot be written.
+
+    SettingError for the source itself, OutputExists for an existing file without `overwrite`, SinkError otherwise.
+    """
     try:
         path.lstat()
     except FileNotFoundError:
-        pass  # as it should be
-    except (OSError, ValueError) as error:  # too long, or no name at all
+        pass
+    except (OSError, ValueError) as error:  # the name is too long, or not valid
         raise SinkError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     if path.exists() and os.path.exists(source) and os.path.samefile(path, source):
         raise SettingError(f"{path} is the input itself; name another output")
     if path.is_dir():
         raise SinkError(f"{path} is a folder")
     if path.exists() and not path.is_file():
-        raise SinkError(f"{path} is no regular file, and a file is made whole before it gets its name")
+        raise SinkError(f"{path} is not a regular file; output is written beside its name and renamed when complete")
     if path.exists() and not overwrite:
-        raise OutputExists(f"{path} exists; writing over it has to be asked for (-y)")
+        raise OutputExists(f"{path} exists; use -y to overwrite it")
     if not path.parent.is_dir():
-        raise SinkError(f"{path.parent} is no folder")
+        raise SinkError(f"{path.parent} is not a folder")
 
 
 @contextmanager
 def standard_output() -> Iterator[TextIO]:
-    """Standard output, for results; what is written is seen at once. Raises SinkError where it takes no more."""
+    """Standard output, flushed at the end of the block. Raises SinkError if it takes no more."""
     try:
         yield sys.stdout
         sys.stdout.flush()
@@ -79,34 +80,35 @@ def standard_output() -> Iterator[TextIO]:
 
 
 def part_of(path: Path) -> Path:
-    """Where a file is while it is not whole: hidden, beside its final place, which is where a link leads."""
+    """The hidden file that holds an output while it is not complete, beside its final place; links are followed."""
     path = Path(os.path.realpath(path))
     return path.with_name(f".{path.name}.part")
 
 
 @contextmanager
 def whole_file(path: Path, *, keep_interrupted: bool = False) -> Iterator[Path]:
-    """Yield the place to write to; it takes the final name when the block ends well and is removed when it does not.
+    """Yield the path to write to. It gets its final name when the block ends, and is removed if the block fails.
 
-    Raises SinkError where that fails, and if another call is writing the same file.
-
-    keep_interrupted: leave it where it is on KeyboardInterrupt, for resuming.
+    keep_interrupted: keep it on KeyboardInterrupt, for resuming. Raises SinkError if that fails, or if another process
+    is writing the same file.
     """
     part = part_of(path)
     lock = _lock(path, part)
-    remove = partial(part.unlink, missing_ok=True)
+    remove = partial(_remove, part, lock)
     if not keep_interrupted:
-        atexit.register(remove)  # for an end that passes by here
+        atexit.register(remove)  # for an exit that skips the except clause below
     try:
         yield part
-        with part.open("rb") as file:
+        with part.open("r+b") as file:  # Windows flushes only files that are open for writing
             os.fsync(file.fileno())
+        if _WINDOWS:  # which neither renames nor removes open files
+            lock.close()
         os.replace(part, os.path.realpath(path))
     except BaseException as error:
         if not (keep_interrupted and isinstance(error, KeyboardInterrupt)):
             remove()
         if isinstance(error, OSError):
-            other = error.filename not in (None, str(part))  # not every file that is missing is this one
+            other = error.filename not in (None, str(part))  # the error may concern a file other than this one
             raise SinkError(f"{error.filename if other else path}: {error.strerror or error}") from error
         raise
     finally:
@@ -114,20 +116,44 @@ def whole_file(path: Path, *, keep_interrupted: bool = False) -> Iterator[Path]:
         lock.close()
 
 
+def _remove(part: Path, lock: BinaryIO) -> None:
+    if _WINDOWS:
+        lock.close()
+    part.unlink(missing_ok=True)
+
+
 def _lock(path: Path, part: Path) -> BinaryIO:
-    """The part, open and held against other processes until it is closed. Raises SinkError if it is held already."""
+    """The part file, open, and locked against other processes until it is closed. Raises SinkError if it is locked."""
     try:
         file = part.open("ab")
     except OSError as error:
         raise SinkError(f"{path}: {error.strerror or error}") from error
-    if fcntl is None:
-        return file
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(file.fileno()), part.stat()):  # it may have become whole in between
+        _lock_exclusively(file)
+        # Another process may have renamed it since it was opened; on Windows it cannot while it is open.
+        if _WINDOWS or os.path.samestat(os.fstat(file.fileno()), part.stat()):
             return file
     except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.ENOENT):
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK, errno.ENOENT):
             return file  # a file system without locks
     file.close()
-    raise SinkError(f"{path}: another call is writing it just now")
+    raise SinkError(f"{path}: another process is writing it")
+
+
+if _WINDOWS:
+    import msvcrt
+
+    def _lock_exclusively(file: BinaryIO) -> None:
+        """Raises OSError if another process holds the lock."""
+        file.seek(_LOCKED_BYTE)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        finally:
+            file.seek(0, os.SEEK_END)
+
+else:
+    import fcntl
+
+    def _lock_exclusively(file: BinaryIO) -> None:
+        """Raises OSError if another process holds the lock."""
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Stages in threads of their own: one a few items ahead of what takes from it, or several of one kind side by side."""
+"""Prefetches iterators in background threads, so that the stages of a pipeline run at the same time."""
 
 from __future__ import annotations
 
@@ -8,42 +8,44 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, contextmanager, suppress
-from typing import TypeVar
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 _END = object()
-_PATIENCE = 10.0  # seconds for what a thread is doing when the program ends
-_underway: dict[threading.Thread, threading.Event] = {}  # each with what tells it that nobody wants more
+_JOIN_SECONDS = 10.0  # how long a program that ends waits for what a thread is doing
+_running: dict[threading.Thread, threading.Event] = {}  # each thread with the event that stops it
 
 
 @atexit.register
 def stop_all() -> None:
-    """End the threads of iterators that nobody has ended: Python must not leave while they are in foreign code."""
-    for stop in list(_underway.values()):
+    """Stop the threads of iterators that nobody has closed: Python must not exit while they run native code."""
+    for stop in list(_running.values()):
         stop.set()
-    for thread in list(_underway):
-        thread.join(_PATIENCE)
+    for thread in list(_running):
+        thread.join(_JOIN_SECONDS)
+
+
+def prefetch(items: Iterable[Item], ahead: int = 4) -> AbstractContextManager[Iterator[Item]]:
+    """Iterate over `items` in a background thread, at most `ahead` items before they are used.
+
+    iter(items) is called here, in the caller's thread: what it does, such as importing torch, can be interrupted in the
+    main thread only. An error in the background thread is raised where its item would have come. Leaving the context
+    stops the thread at its next item, waits for it, and closes a generator, so that what the items come from can be
+    closed; whoever still asks for items gets CancelledError.
+    """
+    return _prefetch(iter(items), ahead)
 
 
 @contextmanager
-def ahead(items: Iterable[Item], most: int = 4) -> Iterator[Iterator[Item]]:
-    """Iterate over `items` in a thread, at most `most` items ahead.
-
-    Iterating begins here: what it takes to begin, such as importing torch, can be interrupted in the main thread only.
-    An error in the thread is raised where its item would have come. Leaving the context stops the thread at its next
-    item, waits for it and closes a generator, so that what the items come from can be closed; who still asks gets
-    CancelledError.
-    """
-    items = iter(items)
-    ready: queue.Queue = queue.Queue(most)
+def _prefetch(items: Iterator[Item], ahead: int) -> Iterator[Iterator[Item]]:
+    ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(ahead)
     stop = threading.Event()
 
-    def put(item: object) -> bool:
+    def put(item: object, error: BaseException | None = None) -> bool:
         while not stop.is_set():
             try:
-                ready.put(item, timeout=0.1)
+                ready.put((item, error), timeout=0.1)
                 return True
             except queue.Full:
                 continue
@@ -52,11 +54,11 @@ def ahead(items: Iterable[Item], most: int = 4) -> Iterator[Iterator[Item]]:
     def work() -> None:
         try:
             for item in items:
-                if not put((item, None)):
+                if not put(item):
                     return
-            put((_END, None))
-        except BaseException as error:  # whatever it is, it belongs to the one who waits for the item
-            put((_END, error))
+            put(_END)
+        except BaseException as error:  # of any kind: it belongs to whoever waits for the item
+            put(_END, error)
 
     def taken() -> Iterator[Item]:
         while True:
@@ -70,38 +72,38 @@ def ahead(items: Iterable[Item], most: int = 4) -> Iterator[Iterator[Item]]:
             yield item
 
     thread = threading.Thread(target=work, daemon=True)
-    _underway[thread] = stop
+    _running[thread] = stop
     thread.start()
     try:
         yield taken()
     finally:
         stop.set()
         thread.join()
-        del _underway[thread]
-        with suppress(queue.Full):  # then nobody waits
+        del _running[thread]
+        with suppress(queue.Full):  # a full queue means that nobody waits
             ready.put_nowait((_END, None))
         if isinstance(items, Generator):
-            items.close()  # whoever else holds it, such as the frames of an error: it may have threads of its own
+            items.close()  # others may hold it, such as the frames of a traceback, and it may have threads of its own
 
 
-def in_turn(streams: Iterable[Iterable[Item]], most: int) -> Iterator[Item]:
-    """The items of one stream after the other, while the next one is on its way as well, at most `most` items of it."""
-    underway: deque[tuple[ExitStack, Iterator[Item]]] = deque()
+def prefetch_in_turn(streams: Iterable[Iterable[Item]], ahead: int) -> Iterator[Item]:
+    """The items of one stream after the other, while the next stream is prefetched, at most `ahead` items of it."""
+    running: deque[tuple[ExitStack, Iterator[Item]]] = deque()
 
-    def emptied() -> Iterator[Item]:
-        stack, items = underway[0]
+    def drain_first() -> Iterator[Item]:
+        stack, items = running[0]
         yield from items
         stack.close()
-        underway.popleft()
+        running.popleft()
 
     try:
         for stream in streams:
             stack = ExitStack()
-            underway.append((stack, stack.enter_context(ahead(stream, most))))
-            if len(underway) == 2:
-                yield from emptied()
-        while underway:
-            yield from emptied()
+            running.append((stack, stack.enter_context(prefetch(stream, ahead))))
+            if len(running) == 2:
+                yield from drain_first()
+        while running:
+            yield from drain_first()
     finally:
-        for stack, _ in underway:
+        for stack, _ in running:
             stack.close()

@@ -83,7 +83,7 @@ def encode_group(job: GroupJob, progress: Progress = silently) -> GroupResult:
     """Code one group. progress: told of frames and bytes done so far; a group may be coded several times."""
     pictures = _pictures(job.frames)
     prefilter = _prefilter(job.settings.preset, job.settings.device)
-    error = job.previous and job.previous.error(pictures[0], prefilter)
+    error = None if job.previous is None else job.previous.error(pictures[0], prefilter)
 
     def encode(level: float, scale: Fraction) -> PackedGroup:
         first = pictures[0] if error is None else add_error(pictures[0], error, error_share(level))
@@ -94,6 +94,7 @@ def encode_group(job: GroupJob, progress: Progress = silently) -> GroupResult:
         return replace(group.packed(), last=_last(decode_base(group, coded[0].width, coded[0].height)))
 
     group, rate = job.rate.code(pictures, encode, job.scale)
+    assert group.last is not None  # encode_and_look sets it
     frames = group.coded_frames(job.frames)
     return GroupResult(frames, rate, GroupEnd(pictures[-1], group.last, frames[-1].step))
 
@@ -146,8 +147,9 @@ class Encoder:
 
     def _rate(self, file: EncodedSoFar, bits: float | None, total: int | None) -> RateControl:
         scale = Fraction(self._settings.scale) if self._settings.scale else None
-        if bits is None:
+        if self._settings.quality is not None:
             return ConstantQuality(level_of(self._settings.quality), scale)
+        assert bits is not None and total is not None  # see bit_budget
         left = bits - sum(8 * len(frame.data) for frame in file.earlier)
         step = file.earlier[-1].step if file.earlier else None
         return TargetSize.start(left, total - file.frames, self._info.width * self._info.height, scale, step)

@@ -43,12 +43,11 @@ def boundary_error(source: Picture, target: Picture, decoded: Picture, first: Pi
     visible = motion.visible.astype(np.float32)
     visible *= cv2.GaussianBlur(visible, (0, 0), _FADE)
     chroma = _on_chroma_grid(motion.positions)
-    planes = (
-        (target.y, decoded.y, motion.positions),
-        (target.u, decoded.u, chroma),
-        (target.v, decoded.v, chroma),
+    return (
+        _carried(target.y, decoded.y, motion.positions, visible),
+        _carried(target.u, decoded.u, chroma, visible),
+        _carried(target.v, decoded.v, chroma, visible),
     )
-    return tuple(_carried(*plane, visible) for plane in planes)
 
 
 def add_error(first: Picture, error: Error, share: float) -> Picture:
