@@ -18,7 +18,8 @@ import numpy as np
 from curves import bits_ratio
 from prepare_base import read
 from sdvideo.codecs.av1 import bitstream as base
-from sdvideo.codecs.av1.base_layer import PRESETS, decode_base, encode_base
+from sdvideo.codecs.av1.base_layer import PRESETS as SVT_PRESETS
+from sdvideo.codecs.av1.base_layer import decode_base, encode_base
 from sdvideo.codecs.av1.screen_content import is_drawn
 from sdvideo.container.header import SCALES
 from sdvideo.frames import Picture
@@ -31,7 +32,7 @@ SIZE = 864, 480
 
 def point(pictures: list[Picture], crf: float, preset: str) -> tuple[float, float, float]:
     """Bits, PSNR-Y, MS-SSIM in decibels."""
-    coded = encode_base(pictures, SCALES[0], crf, PRESETS[preset])
+    coded = encode_base(pictures, SCALES[0], crf, SVT_PRESETS[preset])
     shown = list(decode_base(coded, pictures[0].width, pictures[0].height))
     squared = np.mean([np.square(a.y.astype(np.float32) - b.y).mean() for a, b in zip(pictures, shown)])
     alike = np.mean([structure(a.y, b.y)[1] for a, b in zip(pictures, shown)])

@@ -41,7 +41,7 @@ from sdvideo.media.colour import planes_of
 from sdvideo.media.scaling import scaled
 from sdvideo.motion.optical_flow import HalfSizeFlow, half_size, sample_grid
 from sdvideo.motion.source_motion import source_motion
-from sdvideo.restoration.network import NO_HISTORY
+from sdvideo.restoration.engine import NO_HISTORY
 
 JUDGED = [(crf, scale) for scale in SCALES for crf in (40, 55)]
 

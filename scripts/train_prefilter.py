@@ -29,7 +29,8 @@ import torch
 import torch.nn.functional as F
 
 from sdvideo.codecs.av1.prefilter import SQUARE, PrefilterNetwork
-from sdvideo.restoration.network import NO_HISTORY, RestorationNetwork, conditioning
+from sdvideo.restoration.engine import NO_HISTORY, conditioning
+from sdvideo.restoration.network import RestorationNetwork
 from sdvideo.weights import PREFILTER, RESTORATION
 from standin import code, step_of
 from train_restore import (

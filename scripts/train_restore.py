@@ -34,7 +34,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from sdvideo.metrics.fidelity import structure
-from sdvideo.restoration.network import NO_HISTORY, RestorationNetwork, conditioning, from_patches, to_patches
+from sdvideo.restoration.engine import NO_HISTORY, conditioning
+from sdvideo.restoration.network import RestorationNetwork, from_patches, to_patches
 from sdvideo.weights import RESTORATION
 
 FIDELITY, STRUCTURE, STEADINESS, CHROMA = 250.0, 12.0, 150.0, 1 / 8

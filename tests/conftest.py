@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 
 import av
@@ -17,6 +19,14 @@ settings.register_profile("any machine", deadline=None)  # a busy one is slow, n
 settings.load_profile("any machine")
 
 Planes = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def needs(module: str) -> None:
+    """Skip a test for want of a package; under CI the extra "test" must have brought it."""
+    if find_spec(module) is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{module} is missing, which the extra test should bring")
+        pytest.skip(f"{module} is not installed")
 
 
 @dataclass(frozen=True)

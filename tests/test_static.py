@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import needs
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,7 +33,7 @@ def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[s
 
 
 def test_ruff_finds_nothing() -> None:
-    pytest.importorskip("ruff")
+    needs("ruff")
     for command in ("check", "format --check"):
         found = run("ruff", *command.split(), "sdvideo", "tests", "scripts")
         assert found.returncode == 0, found.stdout + found.stderr
@@ -40,7 +41,7 @@ def test_ruff_finds_nothing() -> None:
 
 @pytest.mark.slow
 def test_mypy_finds_nothing_in_the_package() -> None:
-    pytest.importorskip("mypy")
+    needs("mypy")
     found = run("mypy")
     assert found.returncode == 0, found.stdout + found.stderr
 
@@ -48,7 +49,7 @@ def test_mypy_finds_nothing_in_the_package() -> None:
 @pytest.mark.slow
 def test_type_checkers_see_the_public_interface(tmp_path: Path) -> None:
     """As a user's checker does: with the installed package, whose py.typed says that it has types."""
-    pytest.importorskip("mypy")
+    needs("mypy")
     lines = [USE, *(f"{line}  # {name}" for name, (line, _) in MISUSE.items())]
     (tmp_path / "use.py").write_text("\n".join(lines))
     found = run("mypy", "--config-file=", "--follow-imports=silent", tmp_path / "use.py")

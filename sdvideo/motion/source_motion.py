@@ -16,8 +16,8 @@ from .block_matching import BLOCK
 from .optical_flow import DenseFlow, sample, sample_grid
 from .scene_cuts import is_cut
 
-# Forward and backward flow agree where |f + b|² < _RELATIVE (|f|² + |b|²) + _ABSOLUTE, in pixels: the check of Sundaram,
-# Brox and Keutzer (ECCV 2010).
+# Forward and backward flow agree where |f + b|² < _RELATIVE (|f|² + |b|²) + _ABSOLUTE, in pixels: the check of
+# Sundaram, Brox and Keutzer (ECCV 2010).
 _RELATIVE, _ABSOLUTE = 0.01, 0.5
 
 

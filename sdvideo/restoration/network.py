@@ -5,10 +5,10 @@
     warp error  how far the base picture is from the previous one when that is warped along the same flow
     output  =   upscaled + change + blend * (warped - upscaled)
 
-`change` and `blend` (0..1 for each sample) are the network's. It starts as plain Lanczos: its last layer is zero but for
-a bias that keeps `blend` small. It works at a quarter of the resolution, on the 4x4 squares of `patches.py`:
+`change` and `blend` (0..1 for each sample) are the network's. It starts as plain Lanczos: its last layer is zero but
+for a bias that keeps `blend` small. It works at a quarter of the resolution, on the 4x4 squares of `patches.py`:
 
-    [B, 52, H/4, W/4] -> enter 1x1 -> + conditioning -> 6 residual blocks of 64 channels -> leave 1x1 -> [B, 24, H/4, W/4]
+    [B, 52, H/4, W/4] -> enter 1x1 -> + conditioning -> 6 residual blocks, 64 channels -> leave 1x1 -> [B, 24, H/4, W/4]
 
 The attribute names of the layers are the keys of the weight files, so they stay.
 """
@@ -23,11 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .engine import BLOCKS, CHANNELS
 from .patches import SAMPLES, WARP_ERRORS
-
-NO_HISTORY = 255  # the warp error where there is no previous picture to use
-BLOCKS = 6  # each looks one square further
-_CHANNELS = 64
 
 
 def to_patches(y: torch.Tensor, uv: torch.Tensor) -> torch.Tensor:
@@ -39,11 +36,6 @@ def from_patches(patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The inverse of to_patches."""
     y, uv = patches.split((16, 8), 1)
     return F.pixel_shuffle(y, 4)[:, 0], F.pixel_shuffle(uv, 2)
-
-
-def conditioning(crf: float, scale: float) -> tuple[float, float]:
-    """How the base was coded, as two numbers around zero. crf: 20..63; scale: 1/2..1."""
-    return (crf - 45) / 12, -math.log2(scale)
 
 
 class ResidualBlock(nn.Module):
@@ -98,14 +90,14 @@ class RestorationNetwork(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.enter = nn.Conv2d(2 * SAMPLES + WARP_ERRORS, _CHANNELS, 1)
-        self.setting = nn.Sequential(nn.Linear(2, 32), nn.SiLU(), nn.Linear(32, _CHANNELS))
-        self.blocks = nn.Sequential(*(ResidualBlock(_CHANNELS) for _ in range(BLOCKS)))
-        self.leave = nn.Conv2d(_CHANNELS, 2 * SAMPLES, 1)
+        self.enter = nn.Conv2d(2 * SAMPLES + WARP_ERRORS, CHANNELS, 1)
+        self.setting = nn.Sequential(nn.Linear(2, 32), nn.SiLU(), nn.Linear(32, CHANNELS))
+        self.blocks = nn.Sequential(*(ResidualBlock(CHANNELS) for _ in range(BLOCKS)))
+        self.leave = nn.Conv2d(CHANNELS, 2 * SAMPLES, 1)
         self._initialise()
 
     def _initialise(self) -> None:
-        """Start as Lanczos. The input is whitened by a DCT: neighbouring samples are too alike to learn from as such."""
+        """Start as Lanczos. A DCT whitens the input: neighbouring samples are too alike to learn from as such."""
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias[:SAMPLES])
         nn.init.constant_(self.leave.bias[SAMPLES:], -2.0)
@@ -121,7 +113,7 @@ class RestorationNetwork(nn.Module):
     def forward(self, seen: torch.Tensor, setting: torch.Tensor) -> torch.Tensor:
         """seen: upscaled - 128, warped - upscaled (patches) and warp error (2x2 values of each square).
 
-        [B, 24 + 24 + 4, H/4, W/4], integers or floats. setting: float32 [B, 2], see conditioning.
+        [B, 24 + 24 + 4, H/4, W/4], integers or floats. setting: float32 [B, 2], see `engine.conditioning`.
         """
         dtype = self.enter.weight.dtype  # integers up to 256 are exact in bfloat16, too
         weight, bias = self.enter.weight * (1 / 64), self.enter.bias + self.setting(setting.to(dtype))

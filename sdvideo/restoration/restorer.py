@@ -7,23 +7,19 @@ is 255 everywhere. Flow is estimated from what the decoder has, so it costs no b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch
 
 from sdvideo.frames import Picture, extend_edges, grey
 from sdvideo.media.scaling import scaled
 from sdvideo.motion.optical_flow import HalfSizeFlow, half_size, warp_along
-from sdvideo.runtime.device import choose_device
 
-from .network import BLOCKS, NO_HISTORY, RestorationNetwork, conditioning, load_network
-from .patches import add_rounded, patches_to_picture, picture_to_patches, space_to_depth
+from .engine import NO_HISTORY, conditioning, load_engine
+from .patches import patches_to_picture, picture_to_patches, space_to_depth
 
-_MAX_SQUARES = 80_000  # of one pass of the network; a square takes about 1 kB of memory
 _MIN_SIDE = 64  # pixels; optical flow needs half of that
 
 
@@ -81,33 +77,14 @@ class Restorer:
     """The network with its weights. path: safetensors; device: "auto", "cpu" or "cuda"."""
 
     def __init__(self, path: Path, device: str = "auto"):
-        self._device = choose_device(device)
-        self._network = load_network(RestorationNetwork(), path, self._device)
+        self._engine = load_engine(path, device)
 
-    @torch.inference_mode()
     def restore(
         self, upscaled: Picture, warped: Picture, warp_error: np.ndarray, setting: tuple[float, float]
     ) -> Picture:
         """One picture, see `network.py`. The sides of all pictures are multiples of 4."""
-        current, previous = picture_to_patches(upscaled), picture_to_patches(warped)
-        centred, difference = (np.subtract(a, b, dtype=np.int16) for a, b in ((current, 128), (previous, current)))
-        seen = np.concatenate([centred, difference, space_to_depth(warp_error, 2, 2)], -1)
-        conditions = torch.tensor([setting], device=self._device)
-        restored = np.empty_like(current)
-        for rows, context in _strips(*seen.shape[:2]):
-            strip = torch.from_numpy(seen[context]).to(self._device).permute(2, 0, 1)[None]
-            change = self._network(strip, conditions)[0].permute(1, 2, 0).cpu().numpy()
-            skip = rows.start - context.start
-            restored[rows] = add_rounded(current[rows], change[skip : skip + rows.stop - rows.start])
-        return patches_to_picture(restored)
-
-
-def _strips(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
-    """Rows of squares to restore in one pass, and the rows needed for it: each block looks one square further."""
-    count = -(-rows * columns // _MAX_SQUARES)
-    for n in range(count):
-        top, bottom = rows * n // count, rows * (n + 1) // count
-        yield slice(top, bottom), slice(max(0, top - BLOCKS), min(rows, bottom + BLOCKS))
+        patches = picture_to_patches(upscaled), picture_to_patches(warped)
+        return patches_to_picture(self._engine.restore(*patches, space_to_depth(warp_error, 2, 2), setting))
 
 
 def _extended(picture: Picture) -> Picture:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 from sdvideo.errors import ModelError
+
+_NVIDIA_DRIVER = r"C:\Windows\System32\nvcuda.dll" if sys.platform == "win32" else "/dev/nvidiactl"
 
 
 def choose_device(device: str) -> str:
@@ -14,6 +19,11 @@ def choose_device(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError("device cuda was asked for, but torch sees no CUDA device")
     return device
+
+
+def needs_torch(device: str) -> bool:
+    """Whether a device may be one that only torch can use. device: as for choose_device. Imports no torch."""
+    return device == "cuda" or (device == "auto" and os.path.exists(_NVIDIA_DRIVER))
 
 
 def has_bfloat16() -> bool:

@@ -22,8 +22,8 @@ def map_ahead(
     """Each item with the result of the work on it, in order, while the work on the next `ahead` items is under way.
 
     Items are taken in one thread. executor: runs the work; threads of this process if None. With ahead = 0 the work on
-    an item begins when it is asked for. meanwhile: called once, before the first result, in the thread that asks for it.
-    An error is raised where its result would have come. Closing the iterator does not wait for work that is under way.
+    an item begins when it is asked for. meanwhile: called once, before the first result, in the caller's thread. An
+    error is raised where its result would have come. Closing the iterator does not wait for work that is under way.
     """
     if executor is not None:
         local = work

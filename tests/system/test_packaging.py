@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import needs
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -26,7 +27,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both distributions, the wheel built from the source distribution, as an index would build it."""
-    pytest.importorskip("build")
+    needs("build")
     folder = tmp_path_factory.mktemp("dist")
     clone = tmp_path_factory.mktemp("source") / "sdvideo"
     # A copy of what git knows, for building leaves folders behind.
@@ -46,7 +47,7 @@ def wheel(dist: Path) -> Path:
 
 
 def test_the_index_would_take_them(dist: Path) -> None:
-    pytest.importorskip("twine")
+    needs("twine")
     run(sys.executable, "-m", "twine", "check", "--strict", *dist.iterdir(), cwd=dist)
 
 

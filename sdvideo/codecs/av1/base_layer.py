@@ -28,8 +28,8 @@ PRESETS = {"fast": 6, "balanced": 3, "best": 1}  # our presets -> SVT-AV1's
 TRIAL_PRESET = 10  # of trial encodes, which only find out how a group behaves
 
 _MAX_LINES = 8704  # of SVT-AV1; a width of 16384 is possible
-# Key frames at the start of a group only. A smaller quality difference between the layers of a mini-GOP flickers less (8 %
-# less flicker at equal bits on 14 training shots) and costs nothing.
+# Key frames at the start of a group only. A smaller quality difference between the layers of a mini-GOP flickers less
+# (8 % less flicker at equal bits on 14 training shots) and costs nothing.
 GROUP_OPTIONS = "keyint=-1:scd=0:qp-scale-compress-strength=2"
 # SVT-AV1 sets the effort of its search by the CRF it is given, not by what startup-qp-offset makes of it; and a closed
 # group is all start-up. So it gets a coarser CRF and an offset back: 4 % fewer bits for a third more time.

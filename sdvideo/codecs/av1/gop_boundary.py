@@ -27,7 +27,7 @@ _FADE = 2.0  # pixels, standard deviation: the carried error fades out towards w
 
 
 def error_share(level: float) -> float:
-    """The share of the last error that a key frame keeps, 0.5 to 1: the coarser the video, the more visible a change."""
+    """The share of the last error that a key frame keeps, 0.5 to 1: more in coarser video, where changes show more."""
     return float(np.interp(level, (30, 60), (0.5, 1.0)))
 
 

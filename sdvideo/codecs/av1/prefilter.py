@@ -21,7 +21,8 @@ from torch import nn
 
 from sdvideo.container.header import SCALES
 from sdvideo.frames import Picture, extend_edges
-from sdvideo.restoration.network import ResidualBlock, conditioning, dct_basis, load_network
+from sdvideo.restoration.engine import conditioning
+from sdvideo.restoration.network import ResidualBlock, dct_basis, load_network
 from sdvideo.restoration.patches import add_rounded, depth_to_space, space_to_depth
 from sdvideo.runtime.device import choose_device
 

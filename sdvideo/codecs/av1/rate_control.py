@@ -34,8 +34,8 @@ _TRIAL_FRAMES = 64
 _CRF_BELOW_LEVEL = {SCALES[0]: 0, SCALES[1]: 6, SCALES[2]: 11}
 # λ: squared error of luma that a bit per pixel is worth, by level; below 34 extrapolated from 34 to 50.
 _SLOPES = ((20, 15), (34, 65), (42, 150), (50, 350), (58, 1200), (65, 3200), (71, 8000), (80, 32000))
-# What restoration leaves of the squared error that Lanczos would have: means over CRF 40 and 55 on held-back shots. At full
-# size 5 % less than measured, as much as the trial preset costs more there.
+# What restoration leaves of the squared error that Lanczos would have: means over CRF 40 and 55 on held-back shots. At
+# full size 5 % less than measured, as much as the trial preset costs more there.
 _LEFT_BY_RESTORATION = {SCALES[0]: 0.92, SCALES[1]: 0.88, SCALES[2]: 0.85}
 
 # Constants of TargetSize.

@@ -1,0 +1,86 @@
+"""The engines of the restoration network: they agree, strips have no seams, and OpenVINO needs no PyTorch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import Clips, needs
+
+import sdvideo
+from sdvideo.restoration.engine import conditioning
+from sdvideo.restoration.torch_engine import TorchEngine
+from sdvideo.weights import RESTORATION
+
+Squares = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def openvino_engine():
+    needs("openvino")
+    from sdvideo.restoration import openvino_engine
+
+    return openvino_engine
+
+
+def squares(rows: int, columns: int, seed: int = 0) -> Squares:
+    """Something like a picture, the same a little changed, and warp errors."""
+    rng = np.random.default_rng(seed)
+    smooth = cv2.GaussianBlur(rng.integers(0, 256, (rows, columns, 24)).astype(np.float32), (0, 0), 3)
+    upscaled = np.clip(smooth + rng.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8)
+    warped = np.clip(upscaled + rng.normal(0, 3, smooth.shape), 0, 255).astype(np.uint8)
+    return upscaled, warped, rng.integers(0, 20, (rows, columns, 4)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("setting", [conditioning(20, 1), conditioning(45, 2 / 3), conditioning(63, 0.5)])
+def test_engines_agree(openvino_engine, setting: tuple[float, float]) -> None:
+    picture = squares(40, 56)
+    ours = openvino_engine.OpenvinoEngine(RESTORATION).restore(*picture, setting)
+    theirs = TorchEngine(RESTORATION, "cpu").restore(*picture, setting)
+    assert not np.array_equal(ours, picture[0])  # the network does something
+    apart = np.abs(ours.astype(int) - theirs)
+    assert apart.max() <= 2 and (apart > 0).mean() < 0.1
+
+
+@pytest.mark.parametrize("rows", [16, 17, 40, 61])
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_strips_have_no_seams(openvino_engine, rows: int, threads: int) -> None:
+    picture, setting = squares(rows, 24), conditioning(45, 0.5)
+    whole = openvino_engine.OpenvinoEngine(RESTORATION, threads=1).restore(*picture, setting)
+    strips = openvino_engine.OpenvinoEngine(RESTORATION, threads=threads).restore(*picture, setting)
+    apart = np.abs(whole.astype(int) - strips)  # sums in another order round differently
+    assert apart.max() <= 1 and (apart > 0).mean() < 0.01
+
+
+def test_threads_may_share_an_engine(openvino_engine) -> None:
+    engine, setting = openvino_engine.OpenvinoEngine(RESTORATION), conditioning(45, 0.5)
+    pictures = [squares(20 + seed, 24, seed) for seed in range(6)]
+    alone = [engine.restore(*picture, setting) for picture in pictures]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda picture: engine.restore(*picture, setting), pictures))
+    assert all(map(np.array_equal, alone, together))
+
+
+def test_decoding_and_reporting_import_no_torch(openvino_engine, clips: Clips, tmp_path: Path) -> None:
+    clip, path = clips["cfr"].path, tmp_path / "a.sdv"
+    sdvideo.encode(clip, path, preset="fast")
+    script = (
+        "import sys, sdvideo\n"
+        "class NoTorch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('torch', 'diffusers', 'constriction', 'huggingface_hub'): raise ImportError(name)\n"
+        "sys.meta_path.insert(0, NoTorch())\n"
+        f"sdvideo.decode({str(path)!r}, {str(tmp_path / 'a.mp4')!r}, device='cpu')\n"
+        f"sdvideo.report({str(clip)!r}, {str(path)!r}, device='cpu')\n"
+        f"assert not sdvideo.verify({str(path)!r}, device='cpu')\n"
+        f"sdvideo.encode({str(clip)!r}, {str(tmp_path / 'b.sdv')!r}, preset='fast', device='cpu')\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ)
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "b.sdv").read_bytes() == path.read_bytes()
