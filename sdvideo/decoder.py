@@ -21,13 +21,14 @@ from .errors import DamagedError, FormatError, ModelError, SettingError
 from .frames import Frame
 from .media.muxer import open_sink
 from .reader import VideoReader
-from .runtime.output_files import check_output, placed, whole_file
+from .runtime.output_files import check_output, is_folder, placed, whole_file
 from .runtime.prefetch import prefetch
 from .settings import ProgressCallback, whole
 
 log = logging.getLogger("sdvideo")
 
 _HINT = "(decode what is left with --tolerant)"
+_PICTURE_SUFFIX = ".decoded.png"
 _MAX_NAMED = 8  # ranges of concealed frames that a warning lists
 
 
@@ -84,6 +85,8 @@ def decode(
             path = target = None
         else:
             path = placed(destination, source, _default_suffix(video))
+            if _default_suffix(video) == _PICTURE_SUFFIX and (destination is None or is_folder(destination)):
+                crf = None  # meant for the videos of a batch
             check_output(path, source, overwrite)
             target = stack.enter_context(whole_file(path))
         files = stack.enter_context(video.track_files())
@@ -195,4 +198,4 @@ def verify(path: str | os.PathLike[str], *, device: str = "auto") -> list[Damage
 
 
 def _default_suffix(video: VideoReader) -> str:
-    return ".decoded.png" if len(video) == 1 and not video.info.tracks else ".decoded.mp4"
+    return _PICTURE_SUFFIX if len(video) == 1 and not video.info.tracks else ".decoded.mp4"

@@ -10,6 +10,7 @@ import weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -23,6 +24,7 @@ from .container.recovery import group_damage
 from .errors import DamagedError, FormatError, SettingError
 from .frames import Frame, Picture, StreamInfo, grey
 from .media.track_files import extract_tracks, recover_tracks
+from .runtime.forked import leave_inherited_threads, never_free
 from .runtime.malloc import trim_heap
 from .runtime.prefetch import prefetch, prefetch_in_turn
 from .settings import DENOISE_STEPS, DEVICES, check_choice, whole
@@ -95,7 +97,8 @@ class VideoReader:
             for frame in video: ...
 
     A frame by number decodes its group from the group's key frame on, and no other group. Frames asked for in rising
-    order are decoded once. A slice is a list of frames. Threads may share a reader; they wait for each other.
+    order are decoded once. A slice is a list of frames. Threads may share a reader; they wait for each other. In a
+    forked process, and where it is unpickled, it opens the file again.
 
     model: the model that the file was made with, a folder or a Hub id; not needed if it comes with this package or is
     in the cache of the Hub. device: "auto", "cpu" or "cuda". denoise: diffusion steps that clean each latent before its
@@ -123,13 +126,21 @@ class VideoReader:
         if not 0 <= whole("denoise", denoise) <= DENOISE_STEPS:
             raise SettingError(f"denoise is {denoise}; it can be 0 to {DENOISE_STEPS}")
         check_choice("device", device, DEVICES)
-        self._reader, self._tolerant = Reader(path, tolerant=tolerant), tolerant
+        self._path, self._tolerant = os.fspath(path), tolerant
+        self._options = DecodeOptions(model, device, denoise, denoiser)
+        self.lost_tracks: list[str] = []  # in words: what track_files had to leave out
+        self._closed = False
+        self._open()
+
+    def _open(self) -> None:
+        """Open the file, and begin with nothing decoded."""
+        self._process = os.getpid()
+        self._reader = Reader(self._path, tolerant=self._tolerant)
         try:
             self._codec = self._with_path(codec_for_header, self._reader.header)
-            if denoise and DENOISE not in self.features:
-                raise SettingError(f"{path} cannot be denoised: it was not made with a diffusers autoencoder")
-            options = DecodeOptions(model, device, denoise, denoiser)
-            self._decoder = self._codec.decoder(self._reader.header, options)
+            if self._options.denoise and DENOISE not in self.features:
+                raise SettingError(f"{self._path} cannot be denoised: it was not made with a diffusers autoencoder")
+            self._decoder = self._codec.decoder(self._reader.header, self._options)
         except BaseException:
             self._reader.close()
             raise
@@ -143,8 +154,22 @@ class VideoReader:
         if self._reader.lost:
             self._groups = sorted([*self._reader.groups, *self._reader.lost], key=_first)
         self._lost = {entry.first: number for number, entry in enumerate(self._reader.lost)}
-        self.lost_tracks: list[str] = []  # in words: what track_files had to leave out
         self._broken: dict[int, int] = {}  # groups that do not decode: the place of the first lost frame
+
+    def _after_fork(self) -> None:
+        """Open the file again in a process that was forked from the one that opened it.
+
+        The two share the position in the file, and threads that hold locks or decode are not there in the new one.
+        """
+        if self._process != os.getpid():
+            leave_inherited_threads()
+            never_free((self._decoder, self._cursor, self._latents, list(self._iterators)))
+            self._open()
+            if self._closed:
+                self._reader.close()
+
+    def __reduce__(self) -> tuple[Callable[..., VideoReader], tuple[str, DecodeOptions, bool]]:
+        return _reopen, (os.path.abspath(self._path), self._options, self._tolerant)
 
     @property
     def info(self) -> StreamInfo:
@@ -196,6 +221,7 @@ class VideoReader:
         number = index + len(self) if index < 0 else index
         if not 0 <= number < len(self):
             raise IndexError(f"frame {index} of {len(self)}")
+        self._after_fork()
         with self._by_number:
             return self._frame(number)
 
@@ -212,6 +238,7 @@ class VideoReader:
         # Frames depend on earlier ones and groups do not, so where the codec allows it two groups are decoded at once,
         # which keeps all cores busy. Not for large pictures: few of the next group would fit into the buffer, and
         # restoring them takes as much memory again.
+        self._after_fork()
         groups, room = range(len(self._groups)), _BUFFER // (self.info.width * self.info.height * 3)
         if self._decoder.concurrent and room >= _MIN_BUFFERED:
             decoders = cycle([self._decoder.frame_decoder(), self._decoder.frame_decoder()])
@@ -255,6 +282,7 @@ class VideoReader:
                 f"{self._reader.path} has base {header.base}, model {header.model.name} and no latents that stand by "
                 "themselves: encode with base none and an image autoencoder of diffusers as the model"
             )
+        self._after_fork()
         with self._by_number:
             if self._latents is None:
                 self._latents = _LatentCache(self._with_path(self._codec.latents, self._reader.header))
@@ -273,6 +301,7 @@ class VideoReader:
 
     def coded_frames(self) -> Iterator[CodedFrame]:
         """All frames as they are stored."""
+        self._after_fork()
         for number in range(len(self._reader.groups)):
             with self._lock:
                 group = self._reader.read_group(number)
@@ -280,6 +309,7 @@ class VideoReader:
 
     def check(self) -> Iterator[Damage]:
         """Decode the integers of every frame, but no pictures. Yields the groups that do not decode."""
+        self._after_fork()
         parse = self._decoder.parser()
         for group, entry in enumerate(self._groups):
             if self._is_lost(group):
@@ -374,6 +404,7 @@ class VideoReader:
         for frames in list(self._iterators):
             with suppress(ValueError):  # another thread is asking it for a frame
                 frames.close()
+        self._closed = True
         self._reader.close()
 
     def __enter__(self) -> VideoReader:
@@ -388,6 +419,7 @@ class VideoReader:
 
         With tolerant, what is left of them; a file of which nothing can be read is left out. See lost_tracks.
         """
+        self._after_fork()
         with tempfile.TemporaryDirectory(prefix="sdvideo-") as name:
             folder = Path(name)
             if self._tolerant:
@@ -396,6 +428,11 @@ class VideoReader:
             else:
                 files = extract_tracks(self._reader, folder)
             yield files
+
+
+def _reopen(path: str, options: DecodeOptions, tolerant: bool) -> VideoReader:
+    """The reader that another process pickled, at its beginning."""
+    return VideoReader(path, tolerant=tolerant, **asdict(options))
 
 
 def _first(entry: GroupEntry) -> int:

@@ -19,6 +19,7 @@ from sdvideo.codecs.registry import codec_for_settings, names
 from sdvideo.errors import SettingError
 from sdvideo.media.suffixes import CODED, PICTURES, VIDEOS
 from sdvideo.runtime.malloc import use_one_heap
+from sdvideo.runtime.standard_streams import prepare_standard_streams
 from sdvideo.settings import (
     DEFAULT_MODEL,
     DEFAULT_QUALITY,
@@ -48,6 +49,7 @@ def main() -> None:
     # Threads that spin long while they wait take the cores from other programs, and from this one's other threads;
     # those that never spin start slowly on small work. Must be set before torch is first imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    prepare_standard_streams()
     use_one_heap()
     set_log_level()
     app(prog_name="sdvideo")

@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from sdvideo.runtime.output_files import standard_output
+from sdvideo.runtime.standard_streams import valid_text
 
 log = logging.getLogger("sdvideo")
 
@@ -43,7 +44,10 @@ def print_result(line: str) -> None:
 
 def print_json(type: str, **fields: object) -> None:
     """Print a result for programs: one JSON object per line, with the schema number and its type."""
-    print_result(json.dumps({"schema": SCHEMA, "type": type, **fields}, ensure_ascii=False))
+    text = json.dumps({"schema": SCHEMA, "type": type, **fields}, ensure_ascii=False)
+    if (sys.stdout.encoding or "").lower().replace("-", "") != "utf8":
+        text = json.dumps(json.loads(text))  # in ASCII, which every encoding has
+    print_result(valid_text(text))
 
 
 def _write_line(line: str) -> None:

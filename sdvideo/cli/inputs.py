@@ -115,7 +115,8 @@ def run_each(
             if not batch:
                 raise
             failures.append(f"{source}: {why}")
-            log.info("%s; going on with the next input", failures[-1])
+            if not isinstance(error, OutputExists):  # those are listed at the end, which comes soon enough
+                log.info("%s; going on with the next input", failures[-1])
             continue
         log.info("%s -> %s", source, done)
         if json:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import errno
+import hashlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,8 @@ from typing import BinaryIO, TextIO
 
 from sdvideo.errors import OutputExists, SettingError, SinkError
 
+_SUFFIX = re.compile(r"\.(?=.*[A-Za-z])[A-Za-z0-9]{1,5}")  # of files: short, with a letter in it
+_MAX_NAME = 255  # bytes of a file name, on all usual file systems
 _WINDOWS = sys.platform == "win32"
 _LOCKED_BYTE = 2**62  # on Windows a lock keeps everybody from the bytes it covers, so it covers one that is never used
 
@@ -24,10 +28,14 @@ def is_folder(name: str | os.PathLike[str]) -> bool:
 
 
 def with_suffix(source: str | os.PathLike[str], suffix: str) -> Path:
-    """The default name of a result: its source's, with another suffix. Raises SettingError for standard input."""
+    """The default name of a result: its source's, with another suffix. Raises SettingError for standard input.
+
+    What follows the last dot of a name is taken for a suffix if it looks like one: "Mr. Robot" has none.
+    """
     if os.fspath(source) == "-":
         raise SettingError("input from a pipe has no name to derive the output's from; give one with -o")
-    return Path(source).with_suffix(suffix)
+    path = Path(source)
+    return path.with_suffix(suffix) if _SUFFIX.fullmatch(path.suffix) else path.with_name(path.name + suffix)
 
 
 def placed(output: str | os.PathLike[str] | None, source: str | os.PathLike[str], suffix: str) -> Path:
@@ -82,7 +90,10 @@ def standard_output() -> Iterator[TextIO]:
 def part_of(path: Path) -> Path:
     """The hidden file that holds an output while it is not complete, beside its final place; links are followed."""
     path = Path(os.path.realpath(path))
-    return path.with_name(f".{path.name}.part")
+    name = f".{path.name}.part"
+    if len(os.fsencode(name)) > _MAX_NAME:
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()}.part"
+    return path.with_name(name)
 
 
 @contextmanager
