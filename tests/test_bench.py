@@ -1,4 +1,4 @@
-"""The arithmetic of scripts/bench.py, and one small run of it."""
+"""The arithmetic of scripts/benchmarks/bench.py, and one small run of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from sdvideo.frames import Frame, Picture, StreamInfo
 from sdvideo.media.muxer import open_sink
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS = Path(__file__).parents[1] / "scripts" / "benchmarks"
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Train the context model alone, on the integers the real encoder chooses on whole frames.
 
-    python scripts/train_context.py data run/last.pt --out run/final.pt --minutes 12
+    python scripts/training/train_context.py data run/last.pt --out run/final.pt --minutes 12
 
 train.py trains it beside the transform on small crops, with rounding in the place of the encoder's choices; this last
 stage sees what will be coded. First every shot is encoded at a random quality with the given weights; then the bits

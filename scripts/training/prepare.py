@@ -1,6 +1,6 @@
 """Turn folders of training videos and photographs into plain arrays for train.py.
 
-    python scripts/prepare.py OUT FOLDER [FOLDER ...] [--frames 10]
+    python scripts/training/prepare.py OUT FOLDER [FOLDER ...] [--frames 10]
 
 Every folder has video/*.mp4 and photos/*.jpg. One .npz per shot: planes uint8 [T, 1.5 H, W] (I420: Y above U and V,
 each of those space_to_depth to width W), motion int16 [T - 1, 2, H/16, W/16] of each frame against the one before it. Sizes

@@ -1,10 +1,10 @@
 """Train the network before `--base av1`, through a stand-in for the codec and the network after it.
 
-    python scripts/prepare_base.py data FOLDER [FOLDER ...] --sources
-    python scripts/train_prefilter.py data --out run --minutes 60              from nothing
-    python scripts/train_prefilter.py data --out run --minutes 60 --continue   from the shipped weights
-    python scripts/train_prefilter.py data --out run --minutes 60 --resume     where an interrupted run was
-    python scripts/train_prefilter.py --out run --export REVISION              put its weights into the package
+    python scripts/training/prepare_base.py data FOLDER [FOLDER ...] --sources
+    python scripts/training/train_prefilter.py data --out run --minutes 60              from nothing
+    python scripts/training/train_prefilter.py data --out run --minutes 60 --continue   from the shipped weights
+    python scripts/training/train_prefilter.py data --out run --minutes 60 --resume     where an interrupted run was
+    python scripts/training/train_prefilter.py --out run --export REVISION              put its weights into the package
 
 Needs torch, numpy, OpenCV and safetensors; a CUDA GPU is used where there is one. Every step takes crops of a few
 consecutive frames, scales them down, filters and codes them (standin.py), scales them up and restores them with the

@@ -1,6 +1,6 @@
 """Put trained weights into the package: float16 for the transform, float32 for the small context model.
 
-python scripts/pack.py run/last.pt --revision 2026-11-22
+python scripts/training/pack.py run/last.pt --revision 2026-11-22
 """
 
 from __future__ import annotations

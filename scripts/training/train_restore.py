@@ -1,10 +1,10 @@
 """Train the network behind `--base av1`: chains of decoded base pictures in, painted pictures out.
 
-    python scripts/prepare_base.py data FOLDER [FOLDER ...]
-    python scripts/train_restore.py data --out run --minutes 45              from nothing
-    python scripts/train_restore.py data --out run --minutes 45 --continue   from the shipped weights
-    python scripts/train_restore.py data --out run --minutes 45 --resume     where an interrupted run was
-    python scripts/train_restore.py --out run --export REVISION              put its weights into the package
+    python scripts/training/prepare_base.py data FOLDER [FOLDER ...]
+    python scripts/training/train_restore.py data --out run --minutes 45              from nothing
+    python scripts/training/train_restore.py data --out run --minutes 45 --continue   from the shipped weights
+    python scripts/training/train_restore.py data --out run --minutes 45 --resume     where an interrupted run was
+    python scripts/training/train_restore.py --out run --export REVISION              put its weights into the package
 
 Needs torch, numpy, OpenCV and safetensors; a CUDA GPU is used where there is one (data resident there, bfloat16,
 compiled). Every step takes crops of a few consecutive frames, and paints them one after the other; what was painted is

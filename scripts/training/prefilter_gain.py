@@ -1,6 +1,6 @@
 """What the network before `--base av1` gains with AV1 itself, on the shots that its training does not see.
 
-    python scripts/prefilter_gain.py FOLDER [FOLDER ...] [--weights run/average.safetensors] [--strength 1]
+    python scripts/training/prefilter_gain.py FOLDER [FOLDER ...] [--weights run/average.safetensors] [--strength 1]
 
 Each of those shots (see prepare_base.py), at most --frames of it, is coded as one group of preset balanced at two
 scales and four CRFs each, with the filter and without, and restored. Printed per shot and scale, and as means: by how
@@ -11,6 +11,7 @@ gain).
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -23,7 +24,6 @@ import cv2
 import numpy as np
 import torch
 
-from curves import bits_ratio
 from prepare_base import held_back, read
 from sdvideo.codecs.av1.base_layer import PRESETS, Filter, decode_base, encode_base
 from sdvideo.codecs.av1.prefilter import Prefilter
@@ -34,6 +34,9 @@ from sdvideo.motion.source_motion import SourceMotion, source_motion
 from sdvideo.restoration.loading import load_restorer
 from sdvideo.restoration.restorer import FrameRestorer
 from sdvideo.weights import PREFILTER
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from curves import bits_ratio
 
 LADDERS = {Fraction(1): (42, 49, 56, 63), Fraction(2, 3): (54, 57, 60, 63)}
 SIZE = 864, 480

@@ -1,6 +1,6 @@
 """Find out what the heads of SVT-AV1's OBUs are like, and put it into the package: what `sdvideo/heads.py` expects.
 
-    python scripts/train_heads.py FOLDER [FOLDER ...]
+    python scripts/training/train_heads.py FOLDER [FOLDER ...]
 
 plans.bin: how each OBU of a group begins, up to where it depends on the pictures. That is a matter of how many
 pictures there are, of the preset, of the length of mini-GOPs (SVT-AV1 chooses 16 or 32 by size and CRF) and of the
@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from clips import VIDEOS, files_in
 from sdvideo.codecs.av1 import svt_process as svt
 from sdvideo.codecs.av1.base_layer import GROUP_OPTIONS
 from sdvideo.codecs.av1.header_compression import LONGEST_PLAN, learned, obus, pack_plans, pack_priors
@@ -27,6 +27,9 @@ from sdvideo.container.header import SCALES
 from sdvideo.frames import Picture
 from sdvideo.media.source import open_source
 from sdvideo.weights import HEADER_PLANS, HEADER_PRIORS
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from clips import VIDEOS, files_in
 
 # Preset (1 codes as 3, 7 as 6 does), mini-GOPs of 2**this - 1, and whether the pictures are taken for drawn.
 WAYS = [(preset, levels, drawn) for drawn in (0, 1) for preset in (3, 6) for levels in (4, 5)]

@@ -1,9 +1,9 @@
 """Train the embedded latent model: transform and context model together, on chains of decoded frames.
 
-    python scripts/prepare.py data FOLDER [FOLDER ...]
-    python scripts/train.py data --out run --minutes 90                      from nothing
-    python scripts/train.py data --out run --minutes 90 --continue           from the shipped weights
-    python scripts/train.py data --out run --minutes 90 --start run/last.pt  from those of a run
+    python scripts/training/prepare.py data FOLDER [FOLDER ...]
+    python scripts/training/train.py data --out run --minutes 90                      from nothing
+    python scripts/training/train.py data --out run --minutes 90 --continue           from the shipped weights
+    python scripts/training/train.py data --out run --minutes 90 --start run/last.pt  from those of a run
 
 Needs torch, numpy, OpenCV, safetensors and constriction. Every step takes crops of a few consecutive frames (or a
 photograph), codes the first as a key frame and the others against the decoded frame before, warped along the prepared
@@ -26,8 +26,8 @@ import torch.nn.functional as F
 
 from sdvideo.codecs.latent.coding import context_model as ctx
 from sdvideo.codecs.latent.coding.rdoq import LAMBDA, step_size
-from sdvideo.codecs.latent.embedded import CHANNELS, Transform, from_patches, load_networks, to_patches
-from sdvideo.codecs.latent.rate_control import beside_base
+from sdvideo.codecs.latent.embedded import CHANNELS, Transform, from_patches_8x8, load_networks, to_patches_8x8
+from sdvideo.codecs.latent.rate_control import index_offset
 from sdvideo.motion.block_matching import compensate
 from sdvideo.weights import EMBEDDED
 
@@ -58,17 +58,17 @@ def crop(shot, rng: np.random.Generator, size: int, length: int):
 
 def patches_of(chains, t: int) -> torch.Tensor:
     y, u, v = (torch.from_numpy(np.stack([c[k][t] for c in chains])).float() for k in range(3))
-    return to_patches(y, u, v)
+    return to_patches_8x8(y, u, v)
 
 
 def predict(decoded: torch.Tensor, fields: list[np.ndarray]) -> torch.Tensor:
     """Decoded patches [B, 96, h, w] -> the next prediction, each crop warped by its field."""
-    planes = [plane.round().to(torch.uint8).numpy() for plane in from_patches(decoded)]
+    planes = [plane.round().to(torch.uint8).numpy() for plane in from_patches_8x8(decoded)]
     warped = [
         np.stack([compensate(p, f, 16 if k == 0 else 8) for p, f in zip(plane, fields)])
         for k, plane in enumerate(planes)
     ]
-    return to_patches(*(torch.from_numpy(w).float() for w in warped))
+    return to_patches_8x8(*(torch.from_numpy(w).float() for w in warped))
 
 
 def laplace_bits(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -217,7 +217,7 @@ def judge(transform, context, shots, steps=(16.0, 32.0, 64.0)) -> dict:
         decoded = previous = None
         found = []
         for t in range(5):
-            step = torch.full((len(chains),), value * step_size(beside_base(t)))
+            step = torch.full((len(chains),), value * step_size(index_offset(t)))
             source = patches_of(chains, t)
             fields = [c[3][max(0, t - 1)] for c in chains]
             p = torch.full_like(source, 128) if t == 0 else predict(decoded, fields)
@@ -291,7 +291,7 @@ def main() -> None:
         decoded = previous = None
         optimiser.zero_grad(set_to_none=True)
         for t in range(length):
-            step = torch.full((count,), value * step_size(beside_base(t)))
+            step = torch.full((count,), value * step_size(index_offset(t)))
             source = patches_of(chains, t).contiguous(memory_format=torch.channels_last)
             fields = [c[3][t - 1] if t else np.zeros((2, options.crop // 16, options.crop // 16)) for c in chains]
             p = torch.full_like(source, 128) if t == 0 else predict(decoded.detach(), fields)

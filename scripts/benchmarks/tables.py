@@ -26,7 +26,7 @@ def overview(found: Findings) -> Iterator[str]:
     bases = " ".join(dict.fromkeys(codec.base for codec in found.ours))
     yield "## Against other codecs\n"
     yield (
-        f"`python scripts/bench.py CLIPS --stills STILLS --out OUT --base {bases} --frames {found.frames} "
+        f"`python scripts/benchmarks/bench.py CLIPS --stills STILLS --out OUT --base {bases} --frames {found.frames} "
         f"--short {found.short}` on {', '.join(found.clips)}: their first {found.frames} frames with a short side of "
         f"at most {found.short} pixels ({', '.join(versions(found))}).\n"
     )

@@ -1,7 +1,7 @@
 """Run a command and print, as JSON, its exit code, the seconds it took, its peak of memory in MiB, and how many
 processors it kept busy on average, with the processes it started and waited for.
 
-    python scripts/launch.py COMMAND [ARGUMENT ...]
+    python scripts/benchmarks/launch.py COMMAND [ARGUMENT ...]
 
 The peak is that of resident memory of the program itself or, on Linux, of it and the processes it started together,
 looked at fifty times a second, where that is more. What several of them share counts for each, so that it does not

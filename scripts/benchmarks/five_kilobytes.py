@@ -1,6 +1,6 @@
 """Bühlmann's own contest: 512x512 pictures in about five kilobytes.
 
-    python scripts/five_kilobytes.py PICTURE_OR_FOLDER [...] --model DIR [--bytes 4970] [--out FOLDER]
+    python scripts/benchmarks/five_kilobytes.py PICTURE_OR_FOLDER [...] --model DIR [--bytes 4970] [--out FOLDER]
 
 Prints a Markdown table: bytes, PSNR and SSIM (luma) of each way, means over the pictures, and the same picture by
 picture. Of every picture the middle 512x512 is taken. Formats with a quality get the finest that takes no more than

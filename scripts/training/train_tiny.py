@@ -1,7 +1,7 @@
 """Train an autoencoder of the shape of Stable Diffusion's (factor 8, 4 channels) that is small enough for any CPU.
 
-    python scripts/prepare.py data/tiny FOLDER [FOLDER ...] --frames 4
-    python scripts/train_tiny.py data/tiny --out build/tiny --minutes 75
+    python scripts/training/prepare.py data/tiny FOLDER [FOLDER ...] --frames 4
+    python scripts/training/train_tiny.py data/tiny --out build/tiny --minutes 75
     sdvideo encode clip.mp4 --model build/tiny
 
 An AutoencoderTiny of diffusers whose blocks all work at half the resolution or less: about 1 M parameters, 2 MB of

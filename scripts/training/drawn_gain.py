@@ -1,29 +1,33 @@
-"""What AV1's tools for screens save on what is found to be drawn (see sdvideo/drawn.py).
+"""Measures what AV1's tools for screen content save on videos detected as such, see sdvideo/codecs/av1/screen_content.py.
 
-    python scripts/drawn_gain.py FOLDER [FOLDER ...]
+    python scripts/training/drawn_gain.py FOLDER [FOLDER ...]
 
-Every video in the folders is asked, by at most --frames pictures from its middle. What is drawn is coded as one group
-at full size, at three CRFs, with the tools and without. Printed for each, and as a median: by how many percent the bits
-at equal PSNR-Y and MS-SSIM of the AV1 picture differ (BD-rate), and how many times as long coding takes.
+Every video in the folders is examined by at most --frames pictures from its middle. Screen content is coded as one
+group at full size, at three CRFs, with the tools and without. Printed for each video, and as a median: the difference
+of the bits in percent at equal PSNR-Y and at equal MS-SSIM of the AV1 picture (BD-rate), and how many times as long
+coding takes.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
-from curves import bits_ratio
 from prepare_base import read
-from sdvideo.codecs.av1 import bitstream as base
+from sdvideo.codecs.av1 import base_layer
 from sdvideo.codecs.av1.base_layer import PRESETS as SVT_PRESETS
 from sdvideo.codecs.av1.base_layer import decode_base, encode_base
-from sdvideo.codecs.av1.screen_content import is_drawn
+from sdvideo.codecs.av1.screen_content import is_screen_content
 from sdvideo.container.header import SCALES
 from sdvideo.frames import Picture
 from sdvideo.metrics.fidelity import decibel, structure
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from curves import bits_ratio
 
 CRFS = 34, 46, 58
 PRESETS = "fast", "balanced"
@@ -43,7 +47,7 @@ def gains(pictures: list[Picture], preset: str) -> tuple[float, float, float]:
     """Percent at equal PSNR-Y and at equal MS-SSIM, and times the time."""
     rows, seconds = [], []
     for answer in (True, False):
-        base.is_drawn = lambda pictures, answer=answer: answer
+        base_layer.is_screen_content = lambda pictures, answer=answer: answer
         begin = time.perf_counter()
         rows.append([point(pictures, crf, preset) for crf in CRFS])
         seconds.append(time.perf_counter() - begin)
@@ -61,7 +65,7 @@ def main() -> None:
     found = []
     for path in (path for folder in options.folders for path in sorted(folder.glob("*.mp4"))):
         pictures = read(path, options.frames, *SIZE)
-        if is_drawn(pictures):
+        if is_screen_content(pictures):
             row = [value for preset in PRESETS for value in gains(pictures, preset)]
             found.append(row)
             print(f"{path.stem:32}", *(f"{value:+12.1f}" for value in row), flush=True)

@@ -1,6 +1,6 @@
 """Latents kept in .sdv files against latents kept as they are: bytes, error, and how fast windows of them come.
 
-    python scripts/latents.py CLIPS MODEL
+    python scripts/benchmarks/latents.py CLIPS MODEL
 
 CLIPS: a folder of videos; MODEL: a folder of an image autoencoder of diffusers. Prints tables in Markdown.
 """
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 import sdvideo
 from clips import VIDEOS, Clip, files_in, without_tracks
 from journal import number, row_of
-from sdvideo.codecs.latent.latent_space import LEVELS
+from sdvideo.codecs.latent.latent_space import STEPS_PER_DEVIATION
 from sdvideo.codecs.latent.model_loading import load_model
 from sdvideo.media.muxer import open_sink
 from speed import machine
@@ -70,7 +70,7 @@ def prepare(clip: Clip, folder: Path, model) -> np.ndarray:
     with open_sink(folder / f"{clip.name}.mp4", info, lossless=True) as sink:
         for frame in clip.cut():
             sink.write(frame)
-            latents.append(model.source(frame.picture).latent.transpose(2, 0, 1) / np.float32(LEVELS))
+            latents.append(model.source(frame.picture).latent.transpose(2, 0, 1) / np.float32(STEPS_PER_DEVIATION))
     return np.stack(latents)
 
 

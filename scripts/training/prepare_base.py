@@ -1,7 +1,7 @@
 """Turn folders of training videos into plain arrays for train_restore.py: shots as they are, and through AV1.
 
-    python scripts/prepare_base.py OUT FOLDER [FOLDER ...] [--frames 16] [--size 384x256]
-    python scripts/prepare_base.py OUT FOLDER [FOLDER ...] --sources     as they are only, for train_prefilter.py
+    python scripts/training/prepare_base.py OUT FOLDER [FOLDER ...] [--frames 16] [--size 384x256]
+    python scripts/training/prepare_base.py OUT FOLDER [FOLDER ...] --sources     as they are only, for train_prefilter.py
 
 Every folder has video/*.mp4. One .npz per shot, cropped from its middle; T frames of H x W, multiples of 4:
 

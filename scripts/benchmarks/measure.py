@@ -1,7 +1,7 @@
 """Measure what the README claims of latent deltas alone (base none), on every video of a folder.
 
-    python scripts/measure.py CLIPS_FOLDER [--out results.json]    all but memory
-    python scripts/measure.py CLIPS_FOLDER --only memory           slow: 220 s of video
+    python scripts/benchmarks/measure.py CLIPS_FOLDER [--out results.json]    all but memory
+    python scripts/benchmarks/measure.py CLIPS_FOLDER --only memory           slow: 220 s of video
 
 A clip's first 64 frames (--frames), scaled down to a short side of at most 480 (--short), become a lossless
 MP4 that everything is measured on. The parts, in this order:

@@ -1,6 +1,6 @@
 """Frame by frame, as Bühlmann coded stills, against latents that are carried along the motion: at equal bits.
 
-    python scripts/framewise.py CLIP [CLIP ...] --model DIR [--frames 48] [--short 288] [--out FOLDER]
+    python scripts/benchmarks/framewise.py CLIP [CLIP ...] --model DIR [--frames 48] [--short 288] [--out FOLDER]
 
 Prints a Markdown table. For every clip: his 8-bit latents and his palette, each frame alone (`--keyint 1`); latents
 quantised uniformly at as many bits as each of the two, in groups, also of pictures stored at two thirds of their size;
