@@ -1,4 +1,4 @@
-"""Frozen diffusers autoencoders as latent models, and their latent coder: tiny models with random weights."""
+"""Frozen diffusers autoencoders as latent models, and the coder of their latents. Tiny models with random weights."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ import pytest
 import torch
 from conftest import tiny_dc
 
-from sdvideo.codecs.latent import autoencoder, latent_space
+from sdvideo.codecs.latent import latent_space, tiling
 from sdvideo.codecs.latent.coding.adaptive_coder import PlainCoder
 from sdvideo.codecs.latent.coding.frame_syntax import FramePlan, FrameSymbols, code_frame
 from sdvideo.codecs.latent.coding.rdoq import Chooser, Taker, dequantise, worth_coding
+from sdvideo.codecs.latent.latent_space import UNITS_PER_STEP, Reference
 from sdvideo.codecs.latent.model import blank_symbols
 from sdvideo.codecs.latent.model_loading import load_model
 from sdvideo.container import ModelId
 from sdvideo.errors import DamagedError, ModelError
 from sdvideo.frames import Picture
+from sdvideo.media.colour import from_rgb
 
-STEP = 130  # index, see quantise.step_size
+STEP = 130  # step index, see rdoq.step_size
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-# --- the plain coder ----------------------------------------------------------------------------------------
+# --- the adaptive coder -------------------------------------------------------------------------------------
 
 
 def smooth(shape: tuple[int, int, int], seed: int, radius: float = 2.0) -> np.ndarray:
@@ -42,7 +44,7 @@ def smooth(shape: tuple[int, int, int], seed: int, radius: float = 2.0) -> np.nd
 
 
 def spectrum(y: np.ndarray, x: np.ndarray, radius: float) -> np.ndarray:
-    """Gain of each frequency, of mean square 1 over all of them."""
+    """The gain of each frequency; its mean square over all of them is 1."""
     gain = 1 / (1 + (y**2 + x**2) * (2 * np.pi * radius) ** 2)
     return gain / np.sqrt(np.mean(gain**2))
 
@@ -52,8 +54,8 @@ def blank(rows: int, columns: int, channels: int) -> FrameSymbols:
     return FrameSymbols(motion, np.zeros((rows, columns), bool), np.zeros((rows, columns, channels), np.int32))
 
 
-def there_and_back(units: np.ndarray, before: FrameSymbols, key: bool, coded: np.ndarray | None = None):
-    """Code a frame, decode it, compare: (symbols, bytes)."""
+def round_trip(units: np.ndarray, before: FrameSymbols, key: bool, coded: np.ndarray | None = None):
+    """Code a frame, decode it and compare. Returns its symbols and how many bytes it took."""
     coder = PlainCoder(units.shape[2])
     coded = np.ones(units.shape[:2], bool) if coded is None else coded
     end = Chooser()
@@ -72,49 +74,49 @@ def there_and_back(units: np.ndarray, before: FrameSymbols, key: bool, coded: np
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1), (1, 1, 16), (1, 7, 4), (2, 3, 4), (9, 5, 3), (17, 30, 4), (33, 21, 16), (8, 8, 64)]
 )
-def test_what_is_coded_comes_back(shape):
-    before, _ = there_and_back(8 * smooth(shape, 1), blank(*shape), key=True)
+def test_symbols_round_trip(shape):
+    before, _ = round_trip(8 * smooth(shape, 1), blank(*shape), key=True)
     for seed in (2, 3):
         units = 1.5 * smooth(shape, seed, 0.5)
         coded = np.random.default_rng(seed).random(shape[:2]) < 0.4
-        before, _ = there_and_back(units, before, key=False, coded=coded)
+        before, _ = round_trip(units, before, key=False, coded=coded)
 
 
-def test_large_values_come_back():
+def test_large_values_round_trip():
     units = 5000 * smooth((12, 10, 4), 1)
-    symbols, _ = there_and_back(units, blank(12, 10, 4), key=True)
+    symbols, _ = round_trip(units, blank(12, 10, 4), key=True)
     assert np.abs(symbols.latent - units).max() < 1
 
 
-def test_values_are_close_to_what_was_asked_for():
+def test_coded_values_are_close_to_the_wanted_ones():
     units = 6 * smooth((32, 32, 4), 5)
-    symbols, _ = there_and_back(units, blank(32, 32, 4), key=True)
+    symbols, _ = round_trip(units, blank(32, 32, 4), key=True)
     assert np.abs(symbols.latent - units).max() < 1.01
     assert np.square(symbols.latent - units).mean() < 0.11
 
 
-def test_nothing_costs_next_to_nothing():
+def test_zeros_take_at_most_24_bytes():
     shape = (64, 64, 4)
-    _, key = there_and_back(np.zeros(shape, np.float32), blank(*shape), key=True)
-    before, _ = there_and_back(8 * smooth(shape, 1), blank(*shape), key=True)
+    _, key = round_trip(np.zeros(shape, np.float32), blank(*shape), key=True)
+    before, _ = round_trip(8 * smooth(shape, 1), blank(*shape), key=True)
     coded = np.zeros(shape[:2], bool)
     coded[3, 4] = True
-    _, predicted = there_and_back(np.zeros(shape, np.float32), before, key=False, coded=coded)
+    _, predicted = round_trip(np.zeros(shape, np.float32), before, key=False, coded=coded)
     assert key <= 24
     assert predicted <= 24
 
 
-def test_twice_the_amplitude_is_one_bit_more():
+def test_twice_the_amplitude_takes_one_bit_more_per_value():
     field = smooth((64, 64, 4), 7)
-    sizes = [there_and_back(amplitude * field, blank(64, 64, 4), key=True)[1] for amplitude in (8, 16, 32)]
+    sizes = [round_trip(amplitude * field, blank(64, 64, 4), key=True)[1] for amplitude in (8, 16, 32)]
     bits = np.diff(sizes) * 8 / field.size
     assert ((bits > 0.8) & (bits < 1.1)).all(), bits
 
 
 def test_correlation_saves_bits():
-    """Within 15 % of what the best linear prediction could do, and far from what independent values take."""
+    """Within 15 % of what the best linear prediction could reach, and far below what independent values take."""
     shape, amplitude = (64, 64, 4), 16
-    _, size = there_and_back(amplitude * smooth(shape, 9), blank(*shape), key=True)
+    _, size = round_trip(amplitude * smooth(shape, 9), blank(*shape), key=True)
     frequencies = np.fft.fftfreq(64)
     gain = spectrum(frequencies[:, None], frequencies[None], 2.0)
     independent = 0.5 * np.log2(2 * np.pi * np.e * amplitude**2)
@@ -124,19 +126,19 @@ def test_correlation_saves_bits():
     assert bits < 0.8 * independent
 
 
-def test_the_map_follows_what_was_coded_before():
+def test_the_map_is_predicted_from_the_previous_map():
     shape = (40, 40, 4)
     coded = smooth((40, 40, 1), 3, 3.0)[..., 0] > 1
     nothing = np.zeros(shape, np.float32)
-    before, first = there_and_back(nothing, blank(*shape), key=False, coded=coded)
-    _, second = there_and_back(nothing, before, key=False, coded=coded)
+    before, first = round_trip(nothing, blank(*shape), key=False, coded=coded)
+    _, second = round_trip(nothing, before, key=False, coded=coded)
     share = coded.mean()
     independent = -coded.size * (share * np.log2(share) + (1 - share) * np.log2(1 - share)) / 8
     assert first < 0.85 * independent
     assert second < 0.7 * first
 
 
-def test_damaged_data_is_an_error_or_other_symbols_but_no_crash():
+def test_damaged_data_raises_or_decodes_to_other_symbols():
     units = 8 * smooth((9, 11, 4), 1)
     end = Chooser()
     plan = FramePlan(blank(9, 11, 4).motion, np.ones((9, 11), bool), units)
@@ -207,7 +209,7 @@ def model(request, models):
 
 
 def scene(height: int, width: int, time: int, square: bool = True) -> Picture:
-    """A texture that stands still, and a bright square that moves by 8 pixels each time."""
+    """A texture at rest, and a bright square that moves by 8 pixels per unit of time."""
     random = np.random.default_rng(0)
     y = random.integers(60, 120, (height, width)).astype(np.uint8)
     if square:
@@ -221,7 +223,7 @@ def same(a: Picture, b: Picture) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_model_says_of_itself(kind, folders, models):
+def test_id_and_description_of_a_model(kind, folders, models):
     _, channels, block = KINDS[kind]
     model = models[kind]
     assert (model.coder.channels, model.block) == (channels, block)
@@ -233,7 +235,7 @@ def test_what_a_model_says_of_itself(kind, folders, models):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (33, 47), (64, 96)])
-def test_every_size_gives_a_picture_of_that_size(model, size):
+def test_pictures_of_every_size_keep_their_size(model, size):
     source = model.source(scene(*size, 0, square=False))
     symbols = blank_symbols(model, *size)
     assert source.latent.shape == symbols.latent.shape
@@ -244,23 +246,23 @@ def test_every_size_gives_a_picture_of_that_size(model, size):
     assert seen.u.shape == ((size[0] + 1) // 2, (size[1] + 1) // 2)
 
 
-def test_fine_steps_bring_back_what_the_autoencoder_makes_of_it(model):
+def test_at_fine_steps_the_picture_is_the_autoencoders(model):
     source = model.source(scene(64, 64, 0))
     prediction = model.blank(64, 64)
     delta = model.analyse(source, prediction, 1.0)
     reference = model.synthesise(prediction, delta, np.ones(delta.shape[:2], bool), 1.0)
-    assert np.abs(model.analyse(source, reference, 1.0)).max() <= 0.5 / autoencoder.FINE + 1e-3
+    assert np.abs(model.analyse(source, reference, 1.0)).max() <= 0.5 / UNITS_PER_STEP + 1e-3
     scale, shift = model.description["scale"], model.description["shift"]
-    raw = (reference.values / (autoencoder.FINE * scale) + shift).astype(np.float32)
+    raw = (reference.values / (UNITS_PER_STEP * scale) + shift).astype(np.float32)
     with torch.inference_mode():
         direct = model._network.decode(torch.from_numpy(raw).permute(2, 0, 1)[None]).sample
     rgb = direct[0].permute(1, 2, 0).add(1).mul(127.5).round().clamp(0, 255).byte().numpy()
-    expected = autoencoder.from_rgb(rgb, model.colour)
+    expected = from_rgb(rgb, model.colour)
     assert np.abs(model.picture(reference, 64, 64).y.astype(int) - expected.y).max() <= 1
 
 
-def test_a_chain_decodes_to_what_the_encoder_had(model):
-    """Key frame, moving frame, still frame; each side with only what it may know."""
+def test_encoder_and_decoder_hold_the_same_references(model):
+    """A key frame, a frame with motion and a still one. The decoder sees nothing but the coded data."""
     height, width, step = 70, 100, 6.0
     coder = model.coder
     before = here = blank_symbols(model, height, width)
@@ -289,7 +291,7 @@ def test_a_chain_decodes_to_what_the_encoder_had(model):
         before, here = symbols, taken
 
 
-def test_no_delta_no_change(models):
+def test_without_a_delta_nothing_changes(models):
     model = models["kl"]
     reference = model.synthesise(model.blank(64, 64), model.source(scene(64, 64, 0)).latent, np.ones((8, 8), bool), 1.0)
     seen = model.picture(reference, 64, 64)
@@ -301,8 +303,8 @@ def test_no_delta_no_change(models):
     assert model.picture(uncoded, 64, 64) is seen
 
 
-def test_what_is_far_from_a_change_stays_as_it_was(models):
-    """The tiny AutoencoderKL has attention: painted anew, every sample would change."""
+def test_samples_far_from_a_change_stay_the_same(models):
+    """The tiny AutoencoderKL has attention: if all was decoded anew, every sample would change."""
     model = models["kl"]
     height, width = 64, 192
     reference = model.synthesise(
@@ -316,23 +318,23 @@ def test_what_is_far_from_a_change_stays_as_it_was(models):
     assert np.array_equal(new.y[:, 64:], old.y[:, 64:])
     assert np.array_equal(new.u[:, 32:], old.u[:, 32:])
     assert not np.array_equal(new.y[16:40, 8:32], old.y[16:40, 8:32])
-    alone = model.picture(autoencoder.Reference(changed.values), height, width)
+    alone = model.picture(Reference(changed.values), height, width)
     assert np.array_equal(new.y[24:32, 16:24], alone.y[24:32, 16:24])
 
 
-def test_big_pictures_are_worked_on_in_tiles(models, monkeypatch):
-    """A tile of AutoencoderTiny sees all it needs but at its borders: tiles make little difference."""
+def test_large_pictures_are_processed_in_tiles(models, monkeypatch):
+    """AutoencoderTiny looks only a few positions around, so tiles make little difference."""
     model = models["taesd"]
     picture = scene(100, 264, 0)
     whole = model.source(picture).latent
     reference = model.synthesise(model.blank(100, 264), whole, np.ones(whole.shape[:2], bool), 1.0)
     seen = model.picture(reference, 100, 264)
-    monkeypatch.setattr(autoencoder, "_TILED", 1)
-    monkeypatch.setattr(autoencoder, "_TILE", 128)
-    autoencoder._tiles.cache_clear()
+    monkeypatch.setattr(tiling, "MAX_PIXELS", 1)
+    monkeypatch.setattr(tiling, "TILE", 128)
+    tiling.tile_ranges.cache_clear()
     tiled = model.source(picture).latent
-    again = model.picture(autoencoder.Reference(reference.values), 100, 264)
-    autoencoder._tiles.cache_clear()
+    again = model.picture(Reference(reference.values), 100, 264)
+    tiling.tile_ranges.cache_clear()
     assert tiled.shape == whole.shape
     assert np.abs(tiled - whole).mean() < 0.02 * np.abs(whole).mean()
     assert np.abs(again.y.astype(int) - seen.y).mean() < 0.5
@@ -340,24 +342,23 @@ def test_big_pictures_are_worked_on_in_tiles(models, monkeypatch):
 
 def test_tiles_cover_an_axis_evenly():
     for count in (1, 5, 63, 64, 65, 100, 135, 240):
-        tiles = autoencoder._tiles(count, 8)
+        tiles = tiling.tile_ranges(count, 8)
         assert tiles[0][0] == 0
         assert tiles[-1][1] == count
         assert len({end - start for start, end in tiles}) == 1
         assert all(start <= end - 8 for (_, end), (start, _) in pairwise(tiles))
 
 
-def test_sixteen_bits_that_overflow_give_way_to_thirty_two(models, caplog):
+def test_float16_overflow_falls_back_to_float32(models, caplog):
     model = models["taesd"]
-    model._dtype = torch.float16
-    model._convert()
+    model._runner.convert(torch.float16)
 
     def work(x):
         return x / 0 if x.dtype == torch.float16 else x
 
     assert torch.equal(model._run(work, torch.ones(1, 3, 8, 8)), torch.ones(1, 3, 8, 8))
-    assert model._dtype == torch.float32
-    assert "going on in 32" in caplog.text
+    assert model._runner.dtype == torch.float32
+    assert "continuing in float32" in caplog.text
     with pytest.raises(ModelError, match="not finite"):
         model._run(lambda x: x / 0, torch.ones(1, 3, 8, 8))
 
@@ -366,12 +367,12 @@ def test_sixteen_bits_that_overflow_give_way_to_thirty_two(models, caplog):
 
 
 def field(dx: int, dy: int, rows: int, columns: int) -> np.ndarray:
-    """One vector everywhere, in quarters of a pixel."""
+    """A motion field with one vector everywhere, in quarters of a pixel."""
     return np.stack([np.full((rows, columns), dx), np.full((rows, columns), dy)]).astype(np.int16)
 
 
 @pytest.mark.parametrize("block", [4, 8, 12, 16, 32, 64])
-def test_whole_latents_move_exactly(block):
+def test_motion_by_whole_positions_is_exact(block):
     values = np.random.default_rng(block).integers(-(2**22), 2**22, (12, 10, 3)).astype(np.int32)
     blocks = -(-12 * block // 16), -(-10 * block // 16)
     moved = latent_space.warp(values, field(2 * 4 * block, -4 * block, *blocks), block)
@@ -380,13 +381,13 @@ def test_whole_latents_move_exactly(block):
     assert np.array_equal(moved, values[y[:, None], x])
 
 
-def test_between_latents_is_their_mean():
+def test_motion_by_parts_of_a_position_is_bilinear():
     values = np.array([[[0], [16], [32], [64]]], np.int32)
     assert latent_space.warp(values, field(16, 0, 1, 2), 8).ravel().tolist() == [8, 24, 48, 64]
     assert latent_space.warp(values, field(-8, 0, 1, 2), 8).ravel().tolist() == [0, 12, 28, 56]
 
 
-def test_each_latent_moves_with_the_blocks_it_touches():
+def test_each_position_moves_with_the_blocks_it_touches():
     motion = np.zeros((2, 2, 4), np.int16)
     motion[0, :, 2:] = 4 * 16
     values = np.arange(32).reshape(4, 8, 1).astype(np.int32)
@@ -396,7 +397,7 @@ def test_each_latent_moves_with_the_blocks_it_touches():
     assert coarse[0, 0, 0] == 25  # the mean of rest and 16 pixels is a quarter of 32
 
 
-# --- finding, and refusing ----------------------------------------------------------------------------------
+# --- loading and refusing -----------------------------------------------------------------------------------
 
 
 def refused(name, *words: str, **options) -> None:
@@ -418,14 +419,14 @@ def edit(folder, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes, indent=4))
 
 
-def test_the_hash_is_that_of_weights_and_config(copy, models):
+def test_the_hash_covers_weights_and_config(copy, models):
     edit(copy, _diffusers_version="9.9", _name_or_path="elsewhere")
     assert load_model(str(copy), device="cpu").id.sha256 == models["kl"].id.sha256
     edit(copy, scaling_factor=0.5)
     assert load_model(str(copy), device="cpu").id.sha256 != models["kl"].id.sha256
 
 
-def test_another_model_than_the_files_is_refused(folders, models):
+def test_a_model_with_another_hash_is_refused(folders, models):
     load_model(str(folders["kl"]), device="cpu", expected=models["kl"].id)
     refused(folders["kl"], "sha256", expected=ModelId("mine", "", "0" * 64))
 
@@ -451,7 +452,7 @@ def test_sharded_weights_are_found(tmp_path):
     assert first.coder.channels == 4
     index = tmp_path / "shards" / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text('{"weight_map": {"a": "../secret.safetensors"}}')
-    refused(tmp_path / "shards", "no safetensors beside it")
+    refused(tmp_path / "shards", "not .safetensors files in its own folder")
 
 
 def test_a_missing_folder_is_refused(tmp_path):
@@ -482,7 +483,7 @@ def test_missing_or_damaged_weights_are_refused(copy):
     refused(copy, "has no", "safetensors")
 
 
-def test_unfit_configs_are_refused(copy):
+def test_unusable_configs_are_refused(copy):
     edit(copy, _class_name="NoSuchAutoencoder")
     refused(copy, "NoSuchAutoencoder", "does not know")
     edit(copy, _class_name="DiffusionPipeline")
@@ -502,7 +503,7 @@ def test_autoencoders_of_clips_are_refused(tmp_path):
     refused(tmp_path, "AutoencoderKLCogVideoX", "5-D")
 
 
-def test_the_cache_of_the_hub_is_enough(folders, models, tmp_path, monkeypatch):
+def test_a_cached_model_needs_no_connection(folders, models, tmp_path, monkeypatch):
     import huggingface_hub
 
     commit = "0123456789abcdef0123456789abcdef01234567"

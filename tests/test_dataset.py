@@ -1,4 +1,4 @@
-"""The latents of files as data: from any position, without the autoencoder that made them, in windows for training."""
+"""Latents of files as data: read from any position, without their autoencoder, and in windows for training."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader
 import sdvideo
 from sdvideo.codecs.latent.coding.rdoq import step_size
 from sdvideo.codecs.latent.frame_codec import FrameDecoder
-from sdvideo.codecs.latent.latent_space import FINE, LEVELS
+from sdvideo.codecs.latent.latent_space import STEPS_PER_DEVIATION, UNITS_PER_STEP
 from sdvideo.codecs.latent.model_loading import load_model
 from sdvideo.container import Reader
-from sdvideo.container.index import inflated
+from sdvideo.container.preamble import inflate_header
 from sdvideo.errors import DamagedError, FormatError, ModelError, SettingError
 from sdvideo.frames import Colour, Picture
 from sdvideo.media.colour import to_rgb
@@ -37,8 +37,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Made(NamedTuple):
-    """folder: of all files; files: those of one size. references: of b.sdv, as its model's decoder held them;
-    raw: what the network makes of the frames of keys.sdv."""
+    """folder: holds all files. files: a folder in it, with those of one size. references: the decoder's, for b.sdv.
+    raw: the latents that the network returns for the frames of keys.sdv."""
 
     folder: Path
     files: Path
@@ -48,7 +48,7 @@ class Made(NamedTuple):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, clips):
-    """Files of a model that is gone, and what was known while it was there."""
+    """Files whose model is deleted afterwards, and data that only the model can give."""
     from diffusers import AutoencoderTiny
 
     folder = tmp_path_factory.mktemp("latents")
@@ -85,15 +85,15 @@ def made(tmp_path_factory, clips):
 
 
 def pixels(picture: Picture, colour: Colour) -> torch.Tensor:
-    """As diffusers' autoencoders see it, float32 [1, 3, H, W]."""
+    """The input of diffusers' autoencoders, float32 [1, 3, H, W]."""
     return torch.from_numpy(to_rgb(picture, colour)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 # --- from one file ------------------------------------------------------------------------------------------
 
 
-def test_latents_are_what_the_decoder_has_from_every_position(made):
-    expected = np.stack(made.references).transpose(0, 3, 1, 2) / (FINE * LEVELS)
+def test_latents_are_the_decoders_references_from_every_position(made):
+    expected = np.stack(made.references).transpose(0, 3, 1, 2) / (UNITS_PER_STEP * STEPS_PER_DEVIATION)
     path = made.files / "b.sdv"
     with sdvideo.open(path) as video:
         whole = video.latents()
@@ -108,7 +108,7 @@ def test_latents_are_what_the_decoder_has_from_every_position(made):
             assert np.array_equal(video.latents(start, stop), expected[start:stop]), (start, stop)
 
 
-def test_what_the_caller_does_to_them_stays_with_the_caller(made):
+def test_returned_arrays_belong_to_the_caller(made):
     with sdvideo.open(made.files / "b.sdv") as video:
         first = video.latents(0, 6)
         kept = first.copy()
@@ -116,7 +116,7 @@ def test_what_the_caller_does_to_them_stays_with_the_caller(made):
         assert np.array_equal(video.latents(0, 6), kept)
 
 
-def test_slices_are_pythons(made):
+def test_ranges_are_those_of_python_slices(made):
     with sdvideo.open(made.files / "b.sdv") as video:
         whole = video.latents()
         for start, stop in (
@@ -136,14 +136,14 @@ def test_slices_are_pythons(made):
             video.latents(0.5, 3)
 
 
-def test_they_are_the_encoders_within_a_step(made):
+def test_latents_are_within_a_step_of_the_encoders(made):
     with sdvideo.open(made.folder / "keys.sdv") as video:
-        steps = [step_size(coded.step) / LEVELS for coded in video.coded_frames()]
+        steps = [step_size(coded.step) / STEPS_PER_DEVIATION for coded in video.coded_frames()]
         found = video.latents()
     with Reader(made.folder / "keys.sdv") as reader:
-        scale, shift = reader.header.latent["scale"] / LEVELS, reader.header.latent["shift"]
+        scale, shift = reader.header.latent["scale"] / STEPS_PER_DEVIATION, reader.header.latent["shift"]
     for latent, raw, step in zip(found, made.raw, steps, strict=True):
-        assert np.abs(latent - (raw - shift) * scale).max() <= 1.01 * step + 1 / (FINE * LEVELS)
+        assert np.abs(latent - (raw - shift) * scale).max() <= 1.01 * step + 1 / (UNITS_PER_STEP * STEPS_PER_DEVIATION)
 
 
 def test_sizes_are_rounded_up_to_whole_latents(made):
@@ -152,13 +152,13 @@ def test_sizes_are_rounded_up_to_whole_latents(made):
         assert video.latents(0, 2).shape == (2, 4, 6, 9)
 
 
-def test_of_pictures_coded_at_a_scale_they_are_the_small_ones(made):
+def test_latents_of_scaled_pictures_are_small(made):
     with sdvideo.open(made.folder / "half.sdv") as video:
         assert (video.info.width, video.info.height) == (65, 47)
         assert video.latents(0, 2).shape == (2, 4, 3, 4)
 
 
-def test_the_autoencoder_is_not_needed_nor_diffusers(made):
+def test_neither_the_autoencoder_nor_diffusers_is_needed(made):
     with sdvideo.open(made.files / "b.sdv") as video:
         with pytest.raises(ModelError):
             video[0]
@@ -172,7 +172,7 @@ def test_the_autoencoder_is_not_needed_nor_diffusers(made):
     assert subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip() == ""
 
 
-def test_files_without_latents_of_their_own_say_so(clips, tmp_path):
+def test_files_without_latents_of_their_own_are_refused(clips, tmp_path):
     for name, options in (("av1", {}), ("embedded", {"base": "none"})):
         path = tmp_path / f"{name}.sdv"
         sdvideo.encode(clips["still"].path, path, preset="fast", **options)
@@ -183,11 +183,13 @@ def test_files_without_latents_of_their_own_say_so(clips, tmp_path):
             sdvideo.LatentDataset([path], frames=2)
 
 
-def test_a_header_that_promises_too_much_is_refused_before_anything_is_allocated(made, tmp_path):
-    """A header that says something else, checksum and all."""
+def test_a_header_with_huge_latents_is_refused_before_allocation(made, tmp_path):
+    """The header is changed, and its checksum with it."""
     data = (made.files / "b.sdv").read_bytes()
     end = 16 + int.from_bytes(data[12:16], "little")
-    text = inflated(data[16:end]).replace(b'"channels":4,', b'"channels":65536,').replace(b'"block":8', b'"block":2')
+    text = (
+        inflate_header(data[16:end]).replace(b'"channels":4,', b'"channels":65536,').replace(b'"block":8', b'"block":2')
+    )
     head = data[:12] + len(text).to_bytes(4, "little") + text
     path = tmp_path / "x.sdv"
     path.write_bytes(head + zlib.crc32(head).to_bytes(4, "little") + data[end + 4 :])
@@ -215,7 +217,7 @@ def test_windows_never_cross_files(made):
             dataset[index]
 
 
-def test_windows_follow_each_other_by_default_and_short_files_have_none(made):
+def test_windows_are_adjacent_by_default_and_short_files_have_none(made):
     assert len(sdvideo.LatentDataset(str(made.files))) == 2
     assert len(sdvideo.LatentDataset(sorted(made.files.iterdir()), frames=24)) == 1
     assert [item["first"] for item in iter_items(sdvideo.LatentDataset(made.files, frames=10))] == [0, 10, 0, 10]
@@ -226,8 +228,8 @@ def iter_items(dataset):
 
 
 @pytest.mark.parametrize("context", ["spawn", "fork"])
-def test_workers_give_what_one_process_gives(made, context):
-    """Forked ones too where the parent has the files open already."""
+def test_workers_return_the_same_as_one_process(made, context):
+    """Also forked ones whose parent process already has the files open."""
     dataset = sdvideo.LatentDataset(made.files, frames=6, stride=2)
     options = {"batch_size": 3, "shuffle": True}
     alone = DataLoader(dataset, generator=torch.Generator().manual_seed(5), **options)
@@ -250,7 +252,7 @@ def test_a_pickle_holds_no_latents_and_no_files(made):
     assert all(same(one, other) for one, other in zip(iter_items(pickle.loads(data)), iter_items(dataset)))
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files the way of Linux")
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files as Linux lists them")
 def test_few_files_are_open_at_a_time(made, tmp_path):
     paths = [shutil.copy(made.files / "a.sdv", tmp_path / f"{number}.sdv") for number in range(20)]
     before = len(os.listdir("/proc/self/fd"))
@@ -261,7 +263,7 @@ def test_few_files_are_open_at_a_time(made, tmp_path):
     assert len(os.listdir("/proc/self/fd")) - before <= 8
 
 
-def test_sizes_may_differ_until_they_make_a_batch(made):
+def test_shapes_may_differ_but_not_in_a_batch(made):
     paths = [made.files / "a.sdv", made.folder / "odd.sdv"]
     dataset = sdvideo.LatentDataset(paths, frames=10)
     assert [dataset.shape(index)[2:] for index in range(3)] == [(8, 12), (8, 12), (6, 9)]
@@ -271,9 +273,9 @@ def test_sizes_may_differ_until_they_make_a_batch(made):
         list(DataLoader(dataset, batch_size=3))
 
 
-def test_what_cannot_be_is_said_at_once(made, tmp_path):
+def test_bad_arguments_are_refused_at_once(made, tmp_path):
     for options in ({"frames": 0}, {"stride": 0}):
-        with pytest.raises(SettingError, match="it can be 1 and more"):
+        with pytest.raises(SettingError, match="it must be at least 1"):
             sdvideo.LatentDataset(made.files, **options)
     with pytest.raises(SettingError, match="is no folder"):
         sdvideo.LatentDataset(tmp_path / "nowhere")
@@ -283,7 +285,7 @@ def test_what_cannot_be_is_said_at_once(made, tmp_path):
         sdvideo.LatentDataset(made.files, frames=25)
 
 
-def test_damage_is_named_when_it_is_met(made, tmp_path):
+def test_damage_is_reported_when_it_is_read(made, tmp_path):
     data = bytearray((made.files / "b.sdv").read_bytes())
     with sdvideo.open(made.files / "b.sdv") as video:
         entry = video._reader.groups[1]

@@ -1,4 +1,4 @@
-"""Cleaning latents by the last steps of a diffusion model: tiny pipelines with random weights, from their folders."""
+"""Cleaning latents with the last steps of a diffusion model: tiny pipelines with random weights, from folders."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ import torch
 from conftest import Recipe, synthesise, write_clip
 
 import sdvideo
-from sdvideo.codecs.latent import autoencoder
+from sdvideo.codecs.latent import tiling
 from sdvideo.codecs.latent.denoise import SCHEDULERS, load_denoiser
+from sdvideo.codecs.latent.latent_space import Reference
 from sdvideo.codecs.latent.model_loading import load_model
 from sdvideo.errors import ModelError, SettingError
 
@@ -28,7 +29,8 @@ pytestmark = [
 ]
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-RANDOM = ("DDPMScheduler", "EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler")  # draw in every step
+# These draw noise in every step.
+RANDOM = ("DDPMScheduler", "EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
 UNET = {
     "block_out_channels": (8, 16),
     "layers_per_block": 1,
@@ -42,7 +44,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__fi
 
 
 def save_unet(folder: Path, silent: bool = False, **options) -> None:
-    """A U-Net with random weights; silent: one that finds no noise anywhere."""
+    """Save a U-Net with random weights. silent: one that predicts zero everywhere."""
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(2)
@@ -116,7 +118,7 @@ def plain(coded, pipeline) -> np.ndarray:
     return decoded(coded, pipeline)[0]
 
 
-# --- what it does to a video --------------------------------------------------------------------------------
+# --- effect on a video --------------------------------------------------------------------------------------
 
 
 def test_pictures_change_and_symbols_do_not(coded, pipeline, plain):
@@ -135,7 +137,7 @@ def test_no_steps_change_nothing(coded, pipeline, plain):
     assert np.array_equal(decoded(coded, pipeline, denoise=0, denoiser="nowhere")[0], plain)
 
 
-def test_a_frame_by_number_is_the_one_that_is_played(coded, pipeline):
+def test_random_access_gives_the_frames_of_playback(coded, pipeline):
     pictures, _ = decoded(coded, pipeline, denoise=2)
     with sdvideo.open(coded, model=str(pipeline), device="cpu", denoise=2) as video:
         for number in (5, 2, 4):
@@ -143,15 +145,15 @@ def test_a_frame_by_number_is_the_one_that_is_played(coded, pipeline):
 
 
 @pytest.mark.parametrize("kind", ["DDIMScheduler", "DDPMScheduler"])
-def test_what_stands_still_stays_still(copy, tmp_path, kind):
-    """Also where the scheduler draws noise: it is the same in every frame."""
+def test_still_frames_stay_still(copy, tmp_path, kind):
+    """Even if the scheduler draws noise, because it is the same in every frame."""
     save_scheduler(copy, kind)
     path = encode(tmp_path, synthesise(72, 56, 1) * 4, str(copy))
     pictures, _ = decoded(path, copy, denoise=3)
     assert all(np.array_equal(picture, pictures[0]) for picture in pictures[1:])
 
 
-def test_a_unet_that_finds_no_noise_leaves_the_pictures_alone(coded, pipeline, plain, copy):
+def test_a_unet_that_predicts_no_noise_changes_nothing(coded, pipeline, plain, copy):
     save_unet(copy, silent=True)
     for kind in ("DDIMScheduler", "PNDMScheduler"):
         save_scheduler(copy, kind)
@@ -178,7 +180,7 @@ def test_the_command(coded, pipeline, tmp_path):
     assert "exclude" in run("--denoise", "3", "--preview", code=2)
 
 
-def test_the_model_that_comes_along_is_part_of_no_pipeline(pipeline, tmp_path):
+def test_the_packages_model_needs_a_denoiser_named(pipeline, tmp_path):
     path = encode(tmp_path, synthesise(72, 56, 2), "tiny")
     for model in (None, Path("tiny")):
         with pytest.raises(ModelError, match="--denoiser"):
@@ -196,17 +198,17 @@ def test_only_files_of_diffusers_autoencoders_are_denoised(clips, tmp_path):
         sdvideo.decode(tmp_path / "a.sdv", tmp_path / "a.mkv", denoise=-1)
 
 
-# --- what it does to a latent -------------------------------------------------------------------------------
+# --- effect on a latent -------------------------------------------------------------------------------------
 
 
 def latent(height: int = 7, width: int = 9, channels: int = 4) -> torch.Tensor:
-    """In the units of the tiny autoencoder."""
+    """A random latent in the scale of the tiny autoencoder."""
     return torch.randn(1, channels, height, width, generator=torch.Generator().manual_seed(3)) / 2.5 + 0.1
 
 
 @pytest.mark.parametrize("kind", SCHEDULERS)
 def test_every_scheduler_ends_with_a_clean_latent(kind, copy, model):
-    """Without noise found, none is left but what the scheduler draws itself, which is little; nor is any remembered."""
+    """If the U-Net predicts no noise, only the little that a scheduler draws is left. Later calls give the same."""
     save_unet(copy, silent=True)
     save_scheduler(copy, kind)
     for steps in (1, 2, 3, 66):
@@ -219,8 +221,8 @@ def test_every_scheduler_ends_with_a_clean_latent(kind, copy, model):
 
 
 @pytest.mark.parametrize("kind", ["DDIMScheduler", "PNDMScheduler"])
-def test_noise_that_is_found_is_taken_away(kind, copy, model):
-    """A U-Net that answers 1 everywhere: epsilon takes it off, as often as the schedule says noise is left."""
+def test_predicted_noise_is_subtracted(kind, copy, model):
+    """The U-Net predicts 1 everywhere. It is subtracted as many times as the schedule says noise is left."""
     from safetensors.torch import load_file, save_file
 
     save_unet(copy, silent=True)
@@ -229,13 +231,13 @@ def test_noise_that_is_found_is_taken_away(kind, copy, model):
     save_scheduler(copy, kind, steps_offset=1, set_alpha_to_one=False)
     alphas = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
     for steps, time in ((1, 1), (3, 31)):
-        noise = (1 / alphas[time] - 1).sqrt() - (1 / alphas[0] - 1).sqrt()  # none is left but that of time 0
+        noise = (1 / alphas[time] - 1).sqrt() - (1 / alphas[0] - 1).sqrt()  # only that of time 0 is left
         found = latent() - load_denoiser(str(copy), steps, model, device="cpu")(latent())
         assert torch.allclose(found, (noise / 2.5).expand_as(found), atol=0.002)
 
 
-def test_times_may_repeat(copy, model):
-    """Karras' noise levels end with times 1, 1, 0, 0: every step is still taken, once."""
+def test_repeated_times_are_taken_once_each(copy, model):
+    """Karras' noise levels end with the times 1, 1, 0, 0. Each step is still taken once."""
     save_scheduler(copy, "DPMSolverMultistepScheduler", use_karras_sigmas=True)
     cleaned = [load_denoiser(str(copy), steps, model, device="cpu")(latent()) for steps in (1, 2, 3, 4)]
     changes = [float((clean - latent()).abs().mean()) for clean in cleaned]
@@ -243,8 +245,8 @@ def test_times_may_repeat(copy, model):
 
 
 @pytest.mark.parametrize("kind", ["DDIMScheduler", "PNDMScheduler"])
-def test_both_kinds_of_prediction_are_understood(kind, copy, model):
-    """Of a latent without noise, velocity 0 says: as much noise as the start has signal; epsilon 0 says: none."""
+def test_velocity_prediction_is_supported(kind, copy, model):
+    """For a latent without noise, velocity 0 means as much noise as the start has signal, and epsilon 0 means none."""
     save_unet(copy, silent=True)
     save_scheduler(copy, kind, prediction_type="v_prediction", steps_offset=1)
     clean = load_denoiser(str(copy), 1, model, device="cpu")(latent())
@@ -252,7 +254,7 @@ def test_both_kinds_of_prediction_are_understood(kind, copy, model):
     assert torch.allclose((clean - 0.1) / (latent() - 0.1), alphas[1].expand(1, 4, 7, 9), atol=0.002)
 
 
-def test_big_pictures_are_cleaned_in_tiles(model, copy, monkeypatch):
+def test_large_pictures_are_cleaned_in_tiles(model, copy, monkeypatch):
     save_unet(copy, silent=True)
     denoiser = load_denoiser(str(copy), 3, model, device="cpu")
     values = np.random.default_rng(0).integers(-1000, 1000, (13, 40, 4)).astype(np.int32)
@@ -263,40 +265,40 @@ def test_big_pictures_are_cleaned_in_tiles(model, copy, monkeypatch):
         return denoiser(latent)
 
     for most in (2**20, 1):
-        monkeypatch.setattr(autoencoder, "_TILED", most)
-        monkeypatch.setattr(autoencoder, "_TILE", 128)
-        autoencoder._tiles.cache_clear()
+        monkeypatch.setattr(tiling, "MAX_PIXELS", most)
+        monkeypatch.setattr(tiling, "TILE", 128)
+        tiling.tile_ranges.cache_clear()
         monkeypatch.setattr(model, "denoiser", None)
-        plain = model.picture(autoencoder.Reference(values), 100, 317)
+        plain = model.picture(Reference(values), 100, 317)
         monkeypatch.setattr(model, "denoiser", clean)
-        cleaned = model.picture(autoencoder.Reference(values), 100, 317)
+        cleaned = model.picture(Reference(values), 100, 317)
         assert np.abs(cleaned.y.astype(int) - plain.y).max() <= 2
-    autoencoder._tiles.cache_clear()
+    tiling.tile_ranges.cache_clear()
     assert sizes == [(13, 40), *[(13, 16)] * 4]
 
 
-def test_sixteen_bits_that_overflow_give_way_to_thirty_two(copy, model, caplog):
+def test_float16_overflow_falls_back_to_float32(copy, model, caplog):
     from safetensors.torch import load_file, save_file
 
     def cleaned(sixteen: bool) -> torch.Tensor:
         denoiser = load_denoiser(str(copy), 3, model, device="cpu")
         if sixteen:
-            denoiser._convert(torch.float16)
+            denoiser._runner.convert(torch.float16)
         return denoiser(latent())
 
     assert (cleaned(sixteen=True) - cleaned(sixteen=False)).abs().max() < 0.01
-    assert "going on in 32" not in caplog.text
+    assert "continuing in float32" not in caplog.text
     path = copy / "unet" / "diffusion_pytorch_model.safetensors"
     weights = load_file(path)
     save_file(weights | {"conv_norm_out.weight": torch.full((8,), 6e4)}, path, metadata={"format": "pt"})
     exact = cleaned(sixteen=False)
     assert (cleaned(sixteen=True) - exact).abs().max() < 0.01 * exact.abs().max()
-    assert "going on in 32" in caplog.text
+    assert "continuing in float32" in caplog.text
     save_file(weights | {"conv_out.bias": torch.full((4,), torch.inf)}, path, metadata={"format": "pt"})
     refused(copy, model, "not finite")
 
 
-# --- what the U-Net is told ---------------------------------------------------------------------------------
+# --- inputs of the U-Net ------------------------------------------------------------------------------------
 
 
 def test_unets_without_text_and_those_of_sdxl(copy, model):
@@ -310,7 +312,7 @@ def test_unets_without_text_and_those_of_sdxl(copy, model):
 
 
 def test_the_prompt_is_the_empty_one(copy, model, caplog, monkeypatch):
-    """transformers' part is played: what counts here is what it is asked for, and that the answer is heard."""
+    """transformers is mocked. Tested is what it is asked for, and that the U-Net gets its answer."""
     silence = load_denoiser(str(copy), 3, model, device="cpu")(latent())
     encoder = copy / "text_encoder"
     encoder.mkdir()
@@ -345,7 +347,7 @@ def test_the_prompt_is_the_empty_one(copy, model, caplog, monkeypatch):
     assert not torch.equal(load_denoiser(str(copy), 3, model, device="cpu")(latent()), silence)
 
 
-# --- finding, and refusing ----------------------------------------------------------------------------------
+# --- loading and refusing -----------------------------------------------------------------------------------
 
 
 def refused(folder: Path | str, model, *words: str) -> None:
@@ -368,7 +370,7 @@ def test_a_folder_without_a_diffusion_model_is_refused(copy, model, pipeline):
     refused(copy, model, "scheduler/scheduler_config.json", "--denoiser")
 
 
-def test_the_models_own_place_is_asked_first_and_its_answer_is_helpful(coded, pipeline, copy):
+def test_the_models_own_pipeline_is_the_default_denoiser(coded, pipeline, copy):
     moved = shutil.move(copy / "unet", copy / "elsewhere")
     with pytest.raises(ModelError, match="--denoiser"), sdvideo.open(coded, model=str(copy), denoise=3) as video:
         video[0]
@@ -394,7 +396,7 @@ def test_unets_for_other_latents_are_refused(copy, model):
     refused(copy, model, "UNet2DModel", "UNet2DConditionModel")
 
 
-def test_unfit_schedulers_are_refused(copy, model):
+def test_unusable_schedulers_are_refused(copy, model):
     path = copy / "scheduler" / "scheduler_config.json"
     for changes, word in (
         ({"num_train_timesteps": 10}, "cannot clean a latent"),
@@ -410,7 +412,7 @@ def test_unfit_schedulers_are_refused(copy, model):
     refused(copy, model, "JSON")
 
 
-def test_what_a_file_names_is_never_downloaded(pipeline, tmp_path, monkeypatch):
+def test_a_model_named_by_a_file_is_never_downloaded(pipeline, tmp_path, monkeypatch):
     import huggingface_hub
 
     commit = "0123456789abcdef0123456789abcdef01234567"
@@ -427,7 +429,7 @@ def test_what_a_file_names_is_never_downloaded(pipeline, tmp_path, monkeypatch):
         raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    missing = store / ".no_exist" / commit  # what the Hub is known not to have
+    missing = store / ".no_exist" / commit  # files that the Hub is known not to have
     for file in ("config.json", "text_encoder/config.json"):
         (missing / file).parent.mkdir(parents=True, exist_ok=True)
         (missing / file).touch()

@@ -174,8 +174,8 @@ def test_float32_and_bfloat16_paint_from_the_same_integers(coded):
         info = reader.header.info
     embedded = load_embedded(device="cpu")
     found = []
-    for light in (False, True):
-        embedded._transform.analysis.light = embedded._transform.synthesis.light = light
+    for bfloat16 in (False, True):
+        embedded._transform.analysis.use_bfloat16 = embedded._transform.synthesis.use_bfloat16 = bfloat16
         decoder = FrameDecoder(embedded, info.height, info.width)
         found.append([])
         for frame in frames:

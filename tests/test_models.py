@@ -1,4 +1,4 @@
-"""The autoencoders of diffusers as --model: tiny ones of every kind, built, saved, and used as anybody would."""
+"""Every kind of diffusers autoencoder as --model: tiny ones are built, saved, and used through the public API."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sdvideo.metrics.fidelity import psnr
 
 ROOT = Path(__file__).parents[1]
 FRAMES = 3
-WIDTH, HEIGHT = 72, 52  # multiples of none of the blocks
+WIDTH, HEIGHT = 72, 52  # multiples of no block size
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -56,7 +56,7 @@ def kl(**config):
 
 
 def sdxl():
-    """Its activations are too large for float16, as those of the real one are."""
+    """An AutoencoderKL whose activations are too large for float16, like those of SDXL."""
     network = kl(force_upcast=True, scaling_factor=0.13025)
     with torch.no_grad():
         for layer in (network.encoder.conv_in, network.decoder.conv_in):
@@ -65,7 +65,7 @@ def sdxl():
 
 
 def taesd(channels: int):
-    """Twice the weights it begins with, for with those it hardly sees what it is given."""
+    """An AutoencoderTiny with its initial weights doubled: without that its output hardly depends on its input."""
     from diffusers import AutoencoderTiny
 
     network = AutoencoderTiny(
@@ -107,14 +107,14 @@ def vq():
 
 
 def flux2():
-    """Its config has no scaling_factor at all."""
+    """A class whose config has no scaling_factor at all."""
     from diffusers import AutoencoderKLFlux2
 
     return AutoencoderKLFlux2(block_out_channels=(8,) * 4, layers_per_block=1, latent_channels=32, norm_num_groups=4)
 
 
 class Kind(NamedTuple):
-    """build: the model; channels, block: what must be found; vae: saved as that part of a pipeline."""
+    """build: makes the network. channels, block: must be found. vae: whether it is saved as the vae/ of a pipeline."""
 
     build: Callable
     channels: int
@@ -122,13 +122,13 @@ class Kind(NamedTuple):
     vae: bool = False
 
 
-UNQUANTISED = {"use_quant_conv": False, "use_post_quant_conv": False}
+NO_QUANT_CONV = {"use_quant_conv": False, "use_post_quant_conv": False}
 KINDS = {
     "sd1": Kind(lambda: kl(), 4, 8, vae=True),
     "sd2": Kind(lambda: kl(sample_size=768), 4, 8),
     "sdxl": Kind(sdxl, 4, 8, vae=True),
-    "sd3": Kind(lambda: kl(latent_channels=16, scaling_factor=1.5305, shift_factor=0.0609, **UNQUANTISED), 16, 8),
-    "flux": Kind(lambda: kl(latent_channels=16, scaling_factor=0.3611, shift_factor=0.1159, **UNQUANTISED), 16, 8),
+    "sd3": Kind(lambda: kl(latent_channels=16, scaling_factor=1.5305, shift_factor=0.0609, **NO_QUANT_CONV), 16, 8),
+    "flux": Kind(lambda: kl(latent_channels=16, scaling_factor=0.3611, shift_factor=0.1159, **NO_QUANT_CONV), 16, 8),
     "flux2": Kind(flux2, 32, 8),
     "taesd": Kind(lambda: taesd(4), 4, 8),
     "taef1": Kind(lambda: taesd(16), 16, 8, vae=True),
@@ -139,7 +139,7 @@ KINDS = {
 
 
 class Saved(NamedTuple):
-    """folder: what --model is given; network: the same, as diffusers loads it."""
+    """folder: for --model. network: what is saved there."""
 
     folder: Path
     network: torch.nn.Module
@@ -147,7 +147,7 @@ class Saved(NamedTuple):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Callable[[str], Saved]:
-    """Models by kind, each built when it is first asked for."""
+    """Returns a saved model by the name of its kind. Each is built when it is first asked for."""
     made: dict[str, Saved] = {}
 
     def get(name: str) -> Saved:
@@ -196,8 +196,8 @@ def mode_of(output) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def as_diffusers_has_it(network: torch.nn.Module, path: Path, block: int) -> Picture:
-    """The first picture of a clip through the model and back, without any of our code between."""
+def through_diffusers(network: torch.nn.Module, path: Path, block: int) -> Picture:
+    """The first picture of a clip, encoded and decoded by diffusers alone."""
     picture, colour = first_picture(path)
     latent = mode_of(network.encode(to_pixels(picture, colour, block)))
     return to_picture(network.decode(latent).sample, colour, picture)
@@ -208,7 +208,7 @@ def luma_psnr(a: Picture, b: Picture) -> float:
 
 
 def encode(clip: Path, target: Path, model: Path | str, **settings) -> dict:
-    """Encode on the CPU; returns the header's words on the latent."""
+    """Encode on the CPU. Returns `latent` of the header."""
     sdvideo.encode(clip, target, model=str(model), device="cpu", overwrite=True, **settings)
     with Reader(target) as reader:
         return reader.header.latent
@@ -216,14 +216,14 @@ def encode(clip: Path, target: Path, model: Path | str, **settings) -> dict:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_codes_a_clip(name, saved, clip, tmp_path):
-    """At the finest step a picture comes back as diffusers makes it of the most likely latent, never of a sample."""
+    """At the finest step a picture decodes to what diffusers makes of the most likely latent, not of a random one."""
     kind, model = KINDS[name], saved(name)
     latent = encode(clip, tmp_path / "a.sdv", model.folder, quality=100)
     assert (latent["channels"], latent["block"]) == (kind.channels, kind.block)
     assert latent["class"] == type(model.network).__name__
     pictures = pictures_of(tmp_path / "a.sdv", model=str(model.folder))
     assert [(picture.width, picture.height) for picture in pictures] == [(WIDTH, HEIGHT)] * FRAMES
-    assert luma_psnr(pictures[0], as_diffusers_has_it(model.network, clip, kind.block)) > (25 if name == "vq" else 40)
+    assert luma_psnr(pictures[0], through_diffusers(model.network, clip, kind.block)) > (25 if name == "vq" else 40)
     done = sdvideo.decode(tmp_path / "a.sdv", tmp_path / "a.mkv", lossless=True, model=str(model.folder), device="cpu")
     assert done.frames == FRAMES
     with open_source(tmp_path / "a.mkv") as video:
@@ -232,30 +232,30 @@ def test_every_kind_codes_a_clip(name, saved, clip, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["sd1", "dc"])
-def test_the_same_every_time(name, saved, clip, tmp_path):
+def test_encoding_is_deterministic(name, saved, clip, tmp_path):
     for target in ("a.sdv", "b.sdv"):
         encode(clip, tmp_path / target, saved(name).folder)
     assert (tmp_path / "a.sdv").read_bytes() == (tmp_path / "b.sdv").read_bytes()
 
 
-def test_what_overflows_in_sixteen_bits_is_computed_in_thirty_two(saved, clip, tmp_path):
+def test_a_model_that_overflows_in_float16_runs_in_float32(saved, clip, tmp_path):
     model = saved("sdxl")
     picture, colour = first_picture(clip)
     with torch.inference_mode():
         half = shutil.copytree(model.folder / "vae", tmp_path / "half")
         network = type(model.network).from_pretrained(half, torch_dtype=torch.float16, low_cpu_mem_usage=False)
         latent = mode_of(network.encode(to_pixels(picture, colour, 8).half()))
-        assert not torch.isfinite(latent).all()  # so it does overflow
+        assert not torch.isfinite(latent).all()  # so float16 does overflow
     encode(clip, tmp_path / "a.sdv", model.folder, quality=100)
     seen = pictures_of(tmp_path / "a.sdv", model=str(model.folder))[0]
-    assert luma_psnr(seen, as_diffusers_has_it(model.network, clip, 8)) > 40
+    assert luma_psnr(seen, through_diffusers(model.network, clip, 8)) > 40
 
 
 # --- scale and shift ----------------------------------------------------------------------------------------
 
 
-def test_steps_mean_the_same_whatever_the_config_says(saved, clip, tmp_path):
-    """Scale and shift are found by trying: a factor by default, or none, makes no other pictures."""
+def test_an_implausible_scaling_factor_changes_nothing(saved, clip, tmp_path):
+    """Scale and shift are measured then. So the coded frames do not depend on a class's default factor."""
     folder = shutil.copytree(saved("taesd").folder, tmp_path / "other")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"scaling_factor": 0.001, "shift_factor": 7.0}))
@@ -266,14 +266,14 @@ def test_steps_mean_the_same_whatever_the_config_says(saved, clip, tmp_path):
         assert ours.read_group(0) == theirs.read_group(0)
 
 
-def test_a_factor_that_the_latents_bear_out_is_believed(saved, clip, tmp_path):
-    """Diffusion models expect just this one: latents() gives what they were trained on."""
+def test_a_plausible_scaling_factor_is_used(saved, clip, tmp_path):
+    """Diffusion models were trained with just this factor, and latents() returns what they were trained on."""
     folder = shutil.copytree(saved("taesd").folder, tmp_path / "other")
-    for factor, believed in ((7.0, True), (70.0, False), (0.07, False)):
+    for factor, used in ((7.0, True), (70.0, False), (0.07, False)):
         config = json.loads((folder / "config.json").read_text()) | {"scaling_factor": factor, "shift_factor": 0.01}
         (folder / "config.json").write_text(json.dumps(config))
         latent = encode(clip, tmp_path / "a.sdv", folder)
-        assert (latent["scale"] == 64 * factor and latent["shift"] == 0.01) == believed, latent
+        assert (latent["scale"] == 64 * factor and latent["shift"] == 0.01) == used, latent
 
 
 @pytest.mark.parametrize("name", ["sd1", "flux", "taesd", "dc"])
@@ -287,7 +287,7 @@ def test_a_deviation_is_about_64_steps(name, saved, clip, tmp_path):
 
 
 def rewritten(source: Path, target: Path, **latent) -> Path:
-    """The same file with other words on its latent."""
+    """The same file with other values in `latent` of its header."""
     with Reader(source) as reader, target.open("wb") as file:
         kept = {key: value for key, value in (reader.header.latent | latent).items() if value is not None}
         writer = Writer(file, replace(reader.header, latent=kept))
@@ -313,36 +313,36 @@ def test_the_decoder_takes_scale_and_shift_from_the_file(saved, clip, tmp_path):
     assert luma_psnr(seen, expected) > max(50, luma_psnr(unchanged, expected) + 6)
 
 
-@pytest.mark.parametrize("word", [{"scale": None}, {"scale": 0}, {"scale": -3.0}, {"scale": "1"}, {"shift": 1e300}])
-def test_a_scale_that_makes_no_sense_is_refused(word, saved, clip, tmp_path):
+@pytest.mark.parametrize("change", [{"scale": None}, {"scale": 0}, {"scale": -3.0}, {"scale": "1"}, {"shift": 1e300}])
+def test_a_bad_scale_in_the_header_is_refused(change, saved, clip, tmp_path):
     folder = saved("taesd").folder
     encode(clip, tmp_path / "a.sdv", folder)
-    other = rewritten(tmp_path / "a.sdv", tmp_path / "b.sdv", **word)
+    other = rewritten(tmp_path / "a.sdv", tmp_path / "b.sdv", **change)
     with pytest.raises(sdvideo.FormatError, match="header: latent"):
         pictures_of(other, model=str(folder))
 
 
-# --- big pictures -------------------------------------------------------------------------------------------
+# --- large pictures -----------------------------------------------------------------------------------------
 
 
-def test_big_pictures_have_no_seams(saved, tmp_path):
-    """In tiles, with 16 channels and of odd size: as diffusers makes it of the picture as a whole."""
+def test_tiles_leave_no_visible_borders(saved, tmp_path):
+    """In tiles, a picture of odd size decodes to what diffusers makes of it as a whole. 16 channels."""
     source, model = tmp_path / "big.mkv", saved("taef1")
     write_clip(source, synthesise(1027, 1031, 1), Recipe(codec="ffv1", ticks=(0,)))
     encode(source, tmp_path / "a.sdv", model.folder, quality=100)
     (seen,) = pictures_of(tmp_path / "a.sdv", model=str(model.folder))
-    whole = as_diffusers_has_it(model.network, source, 8)
+    whole = through_diffusers(model.network, source, 8)
     assert luma_psnr(seen, whole) > 54
     off = np.abs(seen.y.astype(float) - whole.y)
     for axis in (0, 1):
-        assert off.mean(axis).max() < 0.8, axis  # grey levels: no row and no column can be told
+        assert off.mean(axis).max() < 0.8, axis  # grey levels: no row and no column stands out
 
 
 # --- refinement ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["sd1", "flux", "taesd", "dc", "vq"])
-def test_preset_best_paints_what_is_nearer_to_the_source(name, saved, clip, tmp_path):
+def test_preset_best_decodes_closer_to_the_source(name, saved, clip, tmp_path):
     with open_source(clip) as video:
         sources = [frame.picture for frame in video.frames()]
     errors = []
@@ -354,13 +354,13 @@ def test_preset_best_paints_what_is_nearer_to_the_source(name, saved, clip, tmp_
     assert errors[1] < errors[0]
 
 
-def test_preset_best_makes_the_same_file_every_time(saved, clip, tmp_path):
+def test_preset_best_is_deterministic(saved, clip, tmp_path):
     for target in ("a.sdv", "b.sdv"):
         encode(clip, tmp_path / target, saved("taesd").folder, preset="best")
     assert (tmp_path / "a.sdv").read_bytes() == (tmp_path / "b.sdv").read_bytes()
 
 
-def test_preset_best_leaves_what_stands_still(saved, tmp_path):
+def test_preset_best_codes_nothing_for_still_frames(saved, tmp_path):
     source = tmp_path / "still.mp4"
     write_clip(source, synthesise(WIDTH, HEIGHT, 1) * FRAMES, Recipe(ticks=tuple(range(0, FRAMES * 512, 512))))
     folder = saved("taesd").folder
@@ -371,7 +371,7 @@ def test_preset_best_leaves_what_stands_still(saved, tmp_path):
         assert [len(frame.data) for frame in video.coded_frames()][1:] == [0] * (FRAMES - 1)
 
 
-# --- what cannot be used ------------------------------------------------------------------------------------
+# --- models that cannot be used -----------------------------------------------------------------------------
 
 
 def cogvideox():
@@ -411,7 +411,7 @@ def svd():
 
 
 def consistency():
-    """Paints from noise: what it makes of a latent is another picture each time."""
+    """Decodes from noise: the same latent becomes another picture each time."""
     from diffusers import ConsistencyDecoderVAE
 
     return ConsistencyDecoderVAE(
@@ -441,10 +441,10 @@ def constant():
         (hunyuan_video, "AutoencoderKLHunyuanVideo, made for clips"),
         (svd, "AutoencoderKLTemporalDecoder, made for clips"),
         (consistency, "ConsistencyDecoderVAE draws random numbers"),
-        (constant, "AutoencoderTiny gives the same latent wherever it looks"),
+        (constant, "AutoencoderTiny encodes every position to the same latent"),
     ],
 )
-def test_what_cannot_be_used_is_refused_in_one_line(build, words, clip, tmp_path):
+def test_unusable_models_are_refused_in_one_line(build, words, clip, tmp_path):
     build().save_pretrained(tmp_path / "model")
     with pytest.raises(sdvideo.ModelError, match=words) as caught:
         encode(clip, tmp_path / "a.sdv", tmp_path / "model")
@@ -460,7 +460,7 @@ COMMAND = [sys.executable, "-m", "sdvideo"]
 
 @pytest.fixture
 def hub(saved, tmp_path, monkeypatch) -> Path:
-    """A cache as the Hub's own client leaves it: two commits of a model, the first tagged v1, the second main."""
+    """A cache as huggingface_hub writes it, with two commits of a model: the first is tagged v1, the second is main."""
     import huggingface_hub
 
     cache = tmp_path / "cache"
@@ -475,7 +475,7 @@ def hub(saved, tmp_path, monkeypatch) -> Path:
 
 
 def shell(cache: Path, *arguments: object, code: int = 0) -> str:
-    """Run a command without network; returns what it said on standard error, one line if it failed."""
+    """Run a command without network. Returns its standard error, which must be one line if the command fails."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -484,14 +484,14 @@ def shell(cache: Path, *arguments: object, code: int = 0) -> str:
         "HF_HUB_OFFLINE": "1",
     }
     done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, env=environment, timeout=300)
-    said = done.stderr.decode()
-    assert done.returncode == code, said
-    assert code == 0 or said.count("\n") == 1, said
-    return said
+    message = done.stderr.decode()
+    assert done.returncode == code, message
+    assert code == 0 or message.count("\n") == 1, message
+    return message
 
 
 def refusal(call: Callable, *arguments, **options) -> str:
-    """The one line of a ModelError that a call must end with."""
+    """The message of the ModelError that a call must raise, one line."""
     with pytest.raises(sdvideo.ModelError) as caught:
         call(*arguments, **options)
     assert "\n" not in str(caught.value)
@@ -514,68 +514,68 @@ def test_commands_with_a_pinned_model(hub, clip, tmp_path):
     assert model_of(target) == ("someone/vae", FIRST)
     shell(hub, "decode", target, "-o", tmp_path / "a.mp4")
     shutil.rmtree(hub / "models--someone--vae" / "snapshots" / FIRST)
-    said = shell(hub, "decode", target, "-o", tmp_path / "b.mp4", code=1)
-    assert f"`hf download someone/vae --revision {FIRST}`" in said and "--model" in said
+    message = shell(hub, "decode", target, "-o", tmp_path / "b.mp4", code=1)
+    assert f"`hf download someone/vae --revision {FIRST}`" in message and "--model" in message
 
 
-def test_the_revision_in_the_file_is_the_one_that_decodes(hub, clip, tmp_path):
+def test_the_revision_in_the_file_is_used_for_decoding(hub, clip, tmp_path):
     target = tmp_path / "a.sdv"
     encode(clip, target, "someone/vae@v1")
     assert model_of(target) == ("someone/vae", FIRST)
-    assert len(pictures_of(target)) == FRAMES  # main is another model by now, and is not asked
+    assert len(pictures_of(target)) == FRAMES  # main is another model by now, and is not used
     assert len(pictures_of(target, model="someone/vae")) == FRAMES
     assert "sha256" in refusal(pictures_of, target, model="someone/vae@main")
     shutil.rmtree(hub / "models--someone--vae" / "snapshots" / FIRST)
-    said = refusal(pictures_of, target, model="someone/vae")
-    assert f"`hf download someone/vae --revision {FIRST}`" in said and "HF_HUB_OFFLINE is set" in said
+    message = refusal(pictures_of, target, model="someone/vae")
+    assert f"`hf download someone/vae --revision {FIRST}`" in message and "HF_HUB_OFFLINE is set" in message
 
 
-def test_every_way_to_say_which_revision(hub, clip, tmp_path):
+def test_every_form_of_a_hub_id(hub, clip, tmp_path):
     target = tmp_path / "a.sdv"
     for name, commit in (("someone/vae", SECOND), ("someone/vae@main", SECOND), (f"someone/vae@{FIRST}", FIRST)):
         encode(clip, target, name)
         assert model_of(target) == ("someone/vae", commit)
 
 
-def test_a_model_that_is_nowhere(hub, clip, tmp_path):
+def test_a_missing_model_is_refused_with_the_download_command(hub, clip, tmp_path):
     target = tmp_path / "a.sdv"
-    said = refusal(encode, clip, target, "someone/vae@v9")
-    assert "`hf download someone/vae --revision v9`" in said and "HF_HUB_OFFLINE is set" in said
+    message = refusal(encode, clip, target, "someone/vae@v9")
+    assert "`hf download someone/vae --revision v9`" in message and "HF_HUB_OFFLINE is set" in message
     assert "`hf download someone/else`" in refusal(encode, clip, target, "someone/else")
     assert "there is no folder" in refusal(encode, clip, target, "a@b")
     assert not target.exists()
 
 
-def test_a_cache_with_half_a_model(hub, clip, tmp_path):
+def test_a_cache_without_the_weights_is_refused(hub, clip, tmp_path):
     for weights in hub.rglob("*.safetensors"):
         weights.unlink()
     assert "`hf download someone/vae`" in refusal(encode, clip, tmp_path / "a.sdv", "someone/vae")
 
 
-def test_a_cache_with_half_precision_weights_alone(hub, clip, tmp_path):
+def test_a_cache_with_only_half_precision_weights(hub, clip, tmp_path):
     for weights in hub.rglob("*.safetensors"):
         weights.rename(weights.with_suffix(".fp16.safetensors"))
     encode(clip, tmp_path / "a.sdv", "someone/vae")
     assert model_of(tmp_path / "a.sdv") == ("someone/vae", SECOND)
 
 
-# --- in a folder --------------------------------------------------------------------------------------------
+# --- models in folders --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def folder(saved, tmp_path, monkeypatch) -> Path:
-    """A model in the working directory, where the name that files give it is a path to it."""
+    """A model in the working directory, so that the name which files give it is also a path to it."""
     monkeypatch.chdir(tmp_path)
     return shutil.copytree(saved("taesd").folder, tmp_path / "here")
 
 
 def test_a_folder_that_a_file_names_is_not_opened(folder, clip, tmp_path):
-    """Though it is there, under that very name: whoever decodes says where the model is."""
+    """Even if a folder of that name exists, the user must say where the model is."""
     target = tmp_path / "a.sdv"
     encode(clip, target, folder)
-    said = refusal(pictures_of, target)
-    assert "'here'" in said and "--model DIR" in said
-    assert said in " ".join(shell(tmp_path, "decode", target, "-o", tmp_path / "a.mkv", code=1).split())
+    message = refusal(pictures_of, target)
+    assert "'here'" in message and "--model DIR" in message
+    assert message in " ".join(shell(tmp_path, "decode", target, "-o", tmp_path / "a.mkv", code=1).split())
     assert not (tmp_path / "a.mkv").exists()
     seen = pictures_of(target, model=str(folder))
     shell(tmp_path, "decode", target, "-o", tmp_path / "a.mkv", "--lossless", "--model", "here", "--device", "cpu")
@@ -587,8 +587,8 @@ def test_a_folder_that_a_file_names_is_not_opened(folder, clip, tmp_path):
     assert len(pictures_of(target, model="there")) == FRAMES
 
 
-def test_a_file_tells_no_path(folder, clip, tmp_path):
-    """The same bytes whichever way the folder was called."""
+def test_files_hold_no_path(folder, clip, tmp_path):
+    """However the path to the folder is written, the file is the same."""
     files = []
     for name in (folder, "here", f"../{tmp_path.name}/here/"):
         encode(clip, tmp_path / "a.sdv", name)
@@ -599,23 +599,23 @@ def test_a_file_tells_no_path(folder, clip, tmp_path):
     assert len(set(files)) == 1
 
 
-def test_resuming_goes_on_with_the_folder_called_otherwise(folder, clip, tmp_path):
+def test_resuming_accepts_another_path_to_the_same_folder(folder, clip, tmp_path):
     def stop(done, *_):
         if done == FRAMES:
             raise KeyboardInterrupt
 
-    settings, told = {"keyint": 1, "device": "cpu"}, []
+    settings, reported = {"keyint": 1, "device": "cpu"}, []
     sdvideo.encode(clip, tmp_path / "whole.sdv", model="here", **settings)
     with pytest.raises(KeyboardInterrupt):
         sdvideo.encode(clip, tmp_path / "a.sdv", model=str(folder), progress=stop, **settings)
-    tell = {"progress": lambda done, *_: told.append(done)}
-    sdvideo.encode(clip, tmp_path / "a.sdv", model="here", resume=True, **tell, **settings)
-    assert told[0] > 1
+    progress = {"progress": lambda done, *_: reported.append(done)}
+    sdvideo.encode(clip, tmp_path / "a.sdv", model="here", resume=True, **progress, **settings)
+    assert reported[0] > 1
     assert (tmp_path / "a.sdv").read_bytes() == (tmp_path / "whole.sdv").read_bytes()
 
 
-def test_resuming_with_another_model_begins_anew(folder, saved, clip, tmp_path):
-    """Of a folder of the same name."""
+def test_resuming_with_another_model_starts_over(folder, saved, clip, tmp_path):
+    """Even if the name of its folder is the same."""
 
     def stop(done, *_):
         if done == FRAMES:
@@ -629,33 +629,33 @@ def test_resuming_with_another_model_begins_anew(folder, saved, clip, tmp_path):
     assert (tmp_path / "a.sdv").read_bytes() == (tmp_path / "whole.sdv").read_bytes()
 
 
-def test_a_folder_called_as_the_model_that_is_built_in(folder, clip, tmp_path):
+def test_a_folder_named_embedded_is_refused(folder, clip, tmp_path):
     folder.rename(tmp_path / "embedded")
     assert "rename it" in refusal(encode, clip, tmp_path / "a.sdv", "./embedded")
     assert not (tmp_path / "a.sdv").exists()
 
 
-def test_a_folder_called_as_the_model_that_comes_along(folder, clip, tmp_path):
-    """Is not mistaken for it."""
+def test_a_folder_named_tiny_is_another_model(folder, clip, tmp_path):
+    """It is not mistaken for the one that comes with the package."""
     folder = folder.rename(tmp_path / "tiny")
     encode(clip, tmp_path / "a.sdv", folder)
-    said = refusal(pictures_of, tmp_path / "a.sdv")
-    assert "sha256" in said and "--model" in said
+    message = refusal(pictures_of, tmp_path / "a.sdv")
+    assert "sha256" in message and "--model" in message
     assert len(pictures_of(tmp_path / "a.sdv", model=str(folder))) == FRAMES
 
 
-def test_a_report_takes_the_model(folder, clip, tmp_path):
+def test_reports_take_the_model(folder, clip, tmp_path):
     target = tmp_path / "a.sdv"
     encode(clip, target, folder)
     assert "--model DIR" in refusal(sdvideo.report, clip, target)
     assert "--model DIR" in shell(tmp_path, "report", clip, target, "--json", tmp_path / "r.json", code=1)
     assert not (tmp_path / "r.json").exists()
     shell(tmp_path, "report", clip, target, "--json", tmp_path / "r.json", "--model", "here", "--device", "cpu")
-    told = json.loads((tmp_path / "r.json").read_text())
-    assert told["info"]["distorted"]["model"]["name"] == "here"
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["info"]["distorted"]["model"]["name"] == "here"
     with open_source(clip) as video:
         pairs = zip(video.frames(), pictures_of(target, model="here"), strict=True)
         wanted = [luma_psnr(frame.picture, seen) for frame, seen in pairs]
-    assert [row["psnr_y"] for row in told["frames"]] == pytest.approx(wanted, abs=1e-3)
+    assert [row["psnr_y"] for row in report["frames"]] == pytest.approx(wanted, abs=1e-3)
     result = sdvideo.report(target, clip, html=tmp_path / "r.html", model="here", device="cpu")
     assert result.summary["frames"] == FRAMES and (tmp_path / "r.html").stat().st_size > 0

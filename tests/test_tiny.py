@@ -1,4 +1,4 @@
-"""The autoencoder of Stable Diffusion's shape that comes with the package, on pictures that look like something."""
+"""The autoencoder of Stable Diffusion's shape that comes with the package, on natural pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sdvideo.media.source import open_source
 from sdvideo.metrics.fidelity import psnr, structure
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
-PSNR_Y, MS_SSIM = 27.5, 0.94  # 0.4 dB and 0.006 under what it has
+PSNR_Y, MS_SSIM = 27.5, 0.94  # 0.4 dB and 0.006 below what it reaches
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,19 +43,19 @@ def coded(clip, tmp_path_factory) -> Path:
     return path
 
 
-def test_it_is_small_enough_to_come_along():
+def test_it_is_small_enough_for_the_package():
     assert sum(path.stat().st_size for path in weights.TINY.iterdir()) < 3_000_000
 
 
 def test_pictures_look_like_their_source(clip, coded):
-    """A retraining that makes it worse than this is not to land."""
+    """Retrained weights that are worse than this must not replace it."""
     with open_source(clip) as source, sdvideo.open(coded, device="cpu") as video:
         for before, after in zip(source.frames(), video, strict=True):
             assert psnr(before.picture, after.picture)[1] > PSNR_Y
             assert structure(before.picture.y, after.picture.y)[1] > MS_SSIM
 
 
-def test_files_name_it_and_need_no_folder(clip, coded, tmp_path):
+def test_its_files_decode_without_naming_a_model(clip, coded, tmp_path):
     with sdvideo.open(coded, device="cpu") as video:
         assert video.latents().shape == (6, 4, 23, 40)
         assert 0.5 < video.latents().std() < 2

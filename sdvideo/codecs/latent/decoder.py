@@ -22,7 +22,7 @@ from sdvideo.settings import DEFAULT_MODEL
 
 from .coding.frame_syntax import FrameSymbols
 from .frame_codec import FrameDecoder
-from .latent_space import LatentSpace, grid, in_deviations
+from .latent_space import LatentSpace, grid_size, to_diffusion_scale
 from .model import LatentModel
 from .model_loading import add_denoiser, load_model
 from .quantizers import Quantiser, quantiser_for
@@ -80,7 +80,7 @@ class Latents:
     def __init__(self, header: Header):
         self._header = header
         width, height = scaled_size(header.info.width, header.info.height, header.scale)
-        self.shape = header.latent["channels"], *grid(height, width, header.latent["block"])
+        self.shape = header.latent["channels"], *grid_size(height, width, header.latent["block"])
         if math.prod(self.shape) > MAX_AREA:
             raise FormatError(f"a latent of {' x '.join(map(str, self.shape))} has more than {MAX_AREA} values")
 
@@ -95,7 +95,7 @@ class LatentFrameDecoder(FrameDecoder):
     """Decodes latents in integers, with no autoencoder."""
 
     def latent(self, coded: CodedFrame, symbols: FrameSymbols) -> np.ndarray:
-        return in_deviations(self.advance(coded, symbols).values)
+        return to_diffusion_scale(self.advance(coded, symbols).values)
 
 
 def _latent_space(header: Header) -> tuple[LatentSpace, Quantiser]:

@@ -29,7 +29,7 @@ from .frame_codec import FrameEncoder
 from .model import LatentModel
 from .model_loading import load_model
 from .quantizers import Quantiser, quantiser_named
-from .rate_control import ConstantQuality, OneStep, RateControl, TargetSize, best_scale, step_index
+from .rate_control import ConstantQuality, FixedStep, RateControl, TargetSize, best_scale, step_index
 
 _KEYINT = 64  # the most frames of a group if the user gives none; the number of bits hardly depends on it
 
@@ -130,7 +130,7 @@ class Encoder:
         width, height = scaled_size(self._info.width, self._info.height, self.fields.scale)
         rate = self._rate(bits, total, width * height)
         for frame in file.earlier:
-            rate.spent(frame.kind == KEY, frame.step, len(frame.data))
+            rate.record(frame.kind == KEY, frame.step, len(frame.data))
 
         def report(done: int, size: int) -> None:
             progress(file.frames + done, total, file.video_size + size, self._info.rate)
@@ -151,9 +151,10 @@ class Encoder:
 
     def _rate(self, bits: float | None, total: int | None, pixels: int) -> RateControl:
         if self._settings.quantizer != "uniform":
-            return OneStep()
-        if bits is None:
+            return FixedStep()
+        if self._settings.quality is not None:
             return ConstantQuality(step_index(self._settings.quality, self.fields.scale))
+        assert bits is not None and total is not None  # see bit_budget
         return TargetSize(bits, total, self._keyint, pixels)
 
 

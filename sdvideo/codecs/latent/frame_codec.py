@@ -84,7 +84,7 @@ class FrameEncoder:
         self._reference = self._quantizer.reference(prediction, symbols, index)
 
         self.symbols, self._previous = symbols, (source, frame.picture)
-        self._rate.spent(key, index, len(data))
+        self._rate.record(key, index, len(data))
         return CodedFrame(frame.pts, frame.duration, KEY if key else PREDICTED, index, data)
 
     def _predict(self, picture: Picture, source: Any, step: float) -> tuple[np.ndarray, Any, bool]:

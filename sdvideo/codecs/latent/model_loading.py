@@ -1,4 +1,4 @@
-"""From the name of a model to the model."""
+"""Loads a latent model by its name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sdvideo.errors import ModelError
 from sdvideo.frames import Colour
 from sdvideo.settings import DEFAULT_MODEL
 
-if TYPE_CHECKING:  # torch takes seconds
+if TYPE_CHECKING:  # torch takes seconds to import
     from .model import LatentModel
 
 TINY = "tiny"  # the autoencoder of Stable Diffusion's shape that comes with the package, see weights/TINY.md
@@ -25,17 +25,21 @@ def load_model(
     latent: dict[str, Any] | None = None,
     refine: bool = False,
 ) -> LatentModel:
-    """Find a latent model by name: "embedded" (None), "tiny", a folder of a diffusers autoencoder, or a Hub id.
+    """Load a latent model.
 
-    A Hub id may say which revision, as owner/name@revision. colour: of the pictures it will see. expected: what a file
-    was made with; latent: what its header says of the latents. refine: let an encoder look for better latents than the
-    autoencoder's own, which takes long. Without a name of the caller's own that model is looked for in this package and
-    in the cache of the Hub only: a file must not make anybody download anything, nor open a folder. Another hash is a
-    ModelError, never a wrong picture.
+    name: "embedded", "tiny", the folder of a diffusers autoencoder, or a Hub id, owner/name or owner/name@revision. If
+    None, the name is that of `expected`, or "embedded". Then the model is looked up only in this package and in the
+    cache of the Hub: a file must not cause a download, nor open a folder. device: "auto", "cpu" or "cuda". colour: how
+    code values of the pictures map to colours. expected: the model that a file was made with. latent: as in its header.
+    refine: whether the encoder looks for better latents than the autoencoder's own, which takes long.
+
+    Raises ModelError if the model is not there, cannot be used, or has another hash than the expected one: a wrong
+    model never decodes to a wrong picture.
     """
     download = name is not None
     name = name or (expected.name if expected else DEFAULT_MODEL)
     revision = expected.revision if expected and name == expected.name else None
+    model: LatentModel
     if name == DEFAULT_MODEL:
         from .embedded import load_embedded
 
@@ -44,10 +48,11 @@ def load_model(
         from .autoencoder import load_autoencoder
 
         if name == TINY:
-            model = load_autoencoder(str(weights.TINY), device=device, latent=latent)
+            autoencoder = load_autoencoder(str(weights.TINY), device=device, latent=latent)
         else:
-            model = load_autoencoder(name, device=device, revision=revision, download=download, latent=latent)
-        model.refine = refine
+            autoencoder = load_autoencoder(name, device=device, revision=revision, download=download, latent=latent)
+        autoencoder.refine = refine
+        model = autoencoder
     if colour is not None:
         model.colour = colour
     if expected is not None:
@@ -56,15 +61,19 @@ def load_model(
 
 
 def add_denoiser(model: LatentModel, steps: int, name: str | None, *, device: str = "auto", expected: ModelId) -> None:
-    """Have the latents of an autoencoder cleaned by a diffusion model, the last steps of it, before they are painted.
+    """Have a diffusion model clean the latents of an autoencoder before they are decoded (see `denoise.py`).
 
-    name: of a Stable-Diffusion pipeline; without one, that which the file's own autoencoder (expected) is part of, in
-    the cache of the Hub.
+    steps: how many of its last steps, 1 to 66. name: of a Stable-Diffusion pipeline. If None, it is the pipeline that
+    the file's own autoencoder (`expected`) belongs to, in the cache of the Hub. Raises ModelError if there is none that
+    fits.
     """
+    from .autoencoder import AutoencoderModel
     from .denoise import load_denoiser
 
+    if not isinstance(model, AutoencoderModel):
+        raise ModelError(f"latents of the model {model.id.name} cannot be denoised: it is not a diffusers autoencoder")
     if (name or expected.name) == TINY:
-        raise ModelError(f"{TINY} is part of no pipeline: name one of like latents as the denoiser (--denoiser)")
+        raise ModelError(f"the model {TINY} belongs to no diffusion pipeline: give one for its latents (--denoiser)")
     revision = expected.revision if name in (None, expected.name) else None
     model.denoiser = load_denoiser(
         name or expected.name, steps, model, device=device, revision=revision, download=name is not None

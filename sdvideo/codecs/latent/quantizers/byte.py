@@ -2,7 +2,7 @@
 
 He stored round(255 * clamp(z / (255 * 0.18215) + 0.5, 0, 1)) of the scaled latent z = 0.18215 * raw of Stable
 Diffusion 1, so one step of a byte is 0.18215 standard deviations. Here z is the scaled latent of any model (see
-`latent_space.py`); in the integers of a reference, FINE * LEVELS = 1024 to a deviation, a byte b and a value v are
+`latent_space.py`); in the integers of a reference, UNITS_PER_STEP * STEPS_PER_DEVIATION = 1024 to a deviation, a byte b and a value v are
     v = (1865216 * (2 b - 255) + 10000) // 20000            and, nearest to it and clipped to 0..255,
     b = (10000 * v + 128 * 1865216) // 1865216              where // rounds down.
 
@@ -18,11 +18,11 @@ import numpy as np
 
 from sdvideo.codecs.latent.coding.frame_syntax import FramePlan, FrameSymbols
 from sdvideo.codecs.latent.coding.rdoq import Keeper
-from sdvideo.codecs.latent.latent_space import LEVELS, Reference
+from sdvideo.codecs.latent.latent_space import STEPS_PER_DEVIATION, Reference
 
 from .uniform import Uniform
 
-STEP = 0.18215 * LEVELS  # of a byte, in steps of size 1
+STEP = 0.18215 * STEPS_PER_DEVIATION  # of a byte, in steps of size 1
 _STEP = 1865216  # of a byte, in 10000ths of the integers of a reference
 
 
@@ -58,4 +58,4 @@ class EightBit(Uniform):
     def reference(self, prediction: Reference, symbols: FrameSymbols, index: int) -> Reference:
         if symbols.still:
             return prediction
-        return prediction.follow(values_of((bytes_of(prediction.values) + symbols.latent).clip(0, 255)))
+        return prediction.successor(values_of((bytes_of(prediction.values) + symbols.latent).clip(0, 255)))

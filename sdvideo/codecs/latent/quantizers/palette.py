@@ -36,13 +36,13 @@ import numpy as np
 from sdvideo.codecs.latent.coding.adaptive_coder import bit_tables, table_near
 from sdvideo.codecs.latent.coding.frame_syntax import FrameSymbols, lattices
 from sdvideo.codecs.latent.coding.rdoq import Keeper, Taker
-from sdvideo.codecs.latent.latent_space import LatentSpace, Reference, grid, warp
+from sdvideo.codecs.latent.latent_space import LatentSpace, Reference, grid_size, warp
 
 from .byte import in_bytes, values_of
 from .dithering import COLOURS, diffuse, find_palette, nearest
 
 if TYPE_CHECKING:
-    from sdvideo.codecs.latent.autoencoder import Source
+    from sdvideo.codecs.latent.autoencoder import PreparedSource
 
 FIRST = (1, 1, 1, 1, 2, 2, 3, 4)
 _SEEN = 8
@@ -79,7 +79,7 @@ class PaletteSymbols(FrameSymbols):
 
 def unpacked_size(height: int, width: int, channels: int = 4, block: int = 8, colours: int = COLOURS) -> int:
     """Bytes of palette and indices before packing, of a picture of this size; block: pixels per latent and side."""
-    rows, columns = grid(height, width, block)
+    rows, columns = grid_size(height, width, block)
     return min(colours, rows * columns) * channels + rows * columns
 
 
@@ -92,7 +92,7 @@ class Palette:
         self._coder, self._block = model.coder, model.block
         self._foreseen: list[np.ndarray] = []
 
-    def look_ahead(self, sources: list[Source]) -> None:
+    def look_ahead(self, sources: list[PreparedSource]) -> None:
         """Other frames of the group that begins next, for its palette."""
         self._foreseen = [in_bytes(source.latent).reshape(-1, self._coder.channels) for source in sources]
 
@@ -128,7 +128,7 @@ class Palette:
         return symbols
 
     def reference(self, prediction: Reference, symbols: PaletteSymbols, index: int) -> Reference:
-        return prediction.follow(values_of(symbols.palette[symbols.indices]))
+        return prediction.successor(values_of(symbols.palette[symbols.indices]))
 
     def _walk(self, end, before: FrameSymbols, key: bool, wanted: PaletteSymbols | None) -> PaletteSymbols:
         """Write a frame, or read it: the same walk serves both directions, as symbols.code_frame."""
