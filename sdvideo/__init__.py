@@ -13,6 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what type checkers and editors see; at run time see __getattr__
+    from sdvideo.reporting.report import report
+
     from .decoder import DecodeResult, decode, preview, verify
     from .encoder import EncodeResult, encode
     from .errors import (
@@ -29,7 +31,6 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time see __getat
     from .latent_dataset import LatentDataset
     from .reader import VideoReader
     from .reader import VideoReader as open
-    from .reporting.report import report
     from .settings import EncodeSettings
 
 __version__ = "0.1.0"

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from .codecs.interface import EXPORT
+from sdvideo.codecs.interface import EXPORT
+from sdvideo.media.output import open_sink
+from sdvideo.runtime.output_files import check_output, is_folder, placed, whole_file
+from sdvideo.runtime.prefetch import prefetch
+
 from .container import Damage
 from .errors import DamagedError, FormatError, ModelError, SettingError
 from .frames import Frame
-from .media.muxer import open_sink
 from .reader import VideoReader
-from .runtime.output_files import check_output, is_folder, placed, whole_file
-from .runtime.prefetch import prefetch
 from .settings import ProgressCallback, whole
 
 log = logging.getLogger("sdvideo")

@@ -15,22 +15,24 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdvideo.codecs.registry import codec_for_settings
+from sdvideo.container.header import Header
+from sdvideo.container.resumable import ResumableFile
+from sdvideo.media.formats import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from sdvideo.media.source import open_source
+from sdvideo.runtime.output_files import check_output, placed, whole_file
+from sdvideo.runtime.prefetch import prefetch
+
 from . import __version__
-from .codecs.registry import codec_for_settings
-from .container.header import Header
-from .container.resumable import ResumableFile
 from .errors import SettingError
 from .frames import StreamInfo
-from .media.source import open_source
-from .media.suffixes import PICTURES, VIDEOS
-from .runtime.output_files import check_output, placed, whole_file
-from .runtime.prefetch import prefetch
 from .settings import EncodeSettings, ProgressCallback, bit_budget
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .codecs.interface import HeaderFields
+    from sdvideo.codecs.interface import HeaderFields
+
     from .settings import EncodeOptions
 
 log = logging.getLogger("sdvideo")
@@ -94,7 +96,7 @@ def _destination(destination: str | os.PathLike[str] | None, source: str | os.Pa
         raise SettingError("an .sdv goes into a file, not to standard output; name it")
     path = placed(destination, source, ".sdv")
     check_output(path, source, overwrite)
-    if path.suffix.lower() in VIDEOS | PICTURES:
+    if path.suffix.lower() in VIDEO_SUFFIXES | PICTURE_SUFFIXES:
         raise SettingError(f"the output of encode is an .sdv file; {path} has the suffix of another format")
     return path
 

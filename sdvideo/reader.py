@@ -17,20 +17,21 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
-from .codecs.interface import DENOISE, LATENTS, DecodeOptions, FrameDecoder, LatentDecoder
-from .codecs.registry import codec_for_header
+from sdvideo.codecs.interface import DENOISE, LATENTS, DecodeOptions, FrameDecoder, LatentDecoder
+from sdvideo.codecs.registry import codec_for_header
+from sdvideo.container.recovery import group_damage
+from sdvideo.media.track_files import extract_tracks, recover_tracks
+from sdvideo.runtime.forked import leave_inherited_threads, never_free
+from sdvideo.runtime.malloc import trim_heap
+from sdvideo.runtime.prefetch import prefetch, prefetch_in_turn
+
 from .container import PREDICTED, CodedFrame, Damage, GroupEntry, Header, Reader
-from .container.recovery import group_damage
 from .errors import DamagedError, FormatError, SettingError
 from .frames import Frame, Picture, StreamInfo, grey
-from .media.track_files import extract_tracks, recover_tracks
-from .runtime.forked import leave_inherited_threads, never_free
-from .runtime.malloc import trim_heap
-from .runtime.prefetch import prefetch, prefetch_in_turn
 from .settings import DENOISE_STEPS, DEVICES, check_choice, whole
 
 if TYPE_CHECKING:
-    from .codecs.interface import ExportSink
+    from sdvideo.codecs.interface import ExportSink
 
 Result = TypeVar("Result")
 _BUFFER = 64_000_000  # bytes for pictures of the group after the one that is shown
@@ -175,6 +176,16 @@ class VideoReader:
     def info(self) -> StreamInfo:
         """What the file says about the video."""
         return self._reader.header.info
+
+    @property
+    def header(self) -> Header:
+        """The header of the file, as `container/header.py` specifies it."""
+        return self._reader.header
+
+    @property
+    def video_bytes(self) -> int:
+        """Bytes of all groups in the file: of the video without its tracks, the header and the index."""
+        return sum(entry.end - entry.offset for entry in self._reader.groups)
 
     @property
     def base(self) -> str:

@@ -49,12 +49,12 @@ if __name__ == "__main__" and "--guided" in sys.argv:
 import sdvideo
 from sdvideo.codecs.av1.base_layer import BaseDecoder, encode_base
 from sdvideo.codecs.av1.bitstream import pack_step
-from sdvideo.codecs.latent.coding.adaptive_coder import PlainCoder
+from sdvideo.codecs.latent.coding.adaptive_coder import AdaptiveCoder
 from sdvideo.codecs.latent.coding.frame_syntax import FramePlan, FrameSymbols, code_frame
-from sdvideo.codecs.latent.coding.rdoq import Chooser
+from sdvideo.codecs.latent.coding.rdoq import SymbolEncoder
 from sdvideo.codecs.latent.frame_codec import FrameDecoder
 from sdvideo.container import KEY, PREDICTED, CodedFrame, Group, Header, ModelId, Reader, Writer, unpack_group
-from sdvideo.container.index import MAJOR, MAX_HEADER, deflated, inflated
+from sdvideo.container.preamble import MAJOR, MAX_HEADER, deflate_header, inflate_header
 from sdvideo.container.varint import put_svarint, put_varint, take_svarint, take_varint
 from sdvideo.errors import FormatError, SdvError
 from sdvideo.frames import Chapter, Picture, StreamInfo, Track
@@ -79,7 +79,7 @@ class PlainModel:
 
     channels: int = 2
     block: int = 8
-    coder: PlainCoder = field(default_factory=lambda: PlainCoder(2))
+    coder: AdaptiveCoder = field(default_factory=lambda: AdaptiveCoder(2))
 
 
 def plain_file(seed: int = 0, count: int = 6, keyint: int = 3) -> bytes:
@@ -107,7 +107,7 @@ def plain_file(seed: int = 0, count: int = 6, keyint: int = 3) -> bytes:
             motion = np.zeros_like(before.motion) if key else rng.integers(-9, 9, before.motion.shape).astype(np.int16)
             coded = np.ones((3, 4), bool) if key else rng.random((3, 4)) < 0.5
             units = rng.laplace(0, 6, before.latent.shape).astype(np.float32)
-            end = Chooser()
+            end = SymbolEncoder()
             before = code_frame(end, model.coder, before, key, 40, FramePlan(motion, coded, units))
             frames.append(CodedFrame(number, 1, KEY if key else PREDICTED, 40 + number, end.finish()))
         writer.write_group(Group(first, tuple(frames)))
@@ -124,7 +124,7 @@ def av1_units(seed: int = 0, count: int = 6) -> tuple[CodedFrame, ...]:
         for _ in range(count)
     ]
     frames = [sdvideo.Frame(number, 1, picture) for number, picture in enumerate(small)]
-    return encode_base(small, Fraction(1), 45.0, 8).packed().coded(frames)
+    return encode_base(small, Fraction(1), 45.0, 8).packed().coded_frames(frames)
 
 
 def real_files(folder: Path) -> list[bytes]:
@@ -170,7 +170,7 @@ class Parts:
         stored, chunks = data[_PREAMBLE.size : at - 4], []
         header = stored
         with suppress(FormatError):
-            header = inflated(stored)
+            header = inflate_header(stored)
         while at + 8 <= len(data):
             kind, size = struct.unpack_from("<4sI", data, at)
             chunks.append([kind, data[at + 8 : at + 8 + size]])
@@ -179,7 +179,7 @@ class Parts:
 
     def join(self) -> bytes:
         """The file with sizes and checksums that fit."""
-        stored = deflated(self.header) if self.packed and len(self.header) <= MAX_HEADER else self.header
+        stored = deflate_header(self.header) if self.packed and len(self.header) <= MAX_HEADER else self.header
         start = _PREAMBLE.pack(_MAGIC, self.major & 0xFFFF, 0, len(stored)) + stored
         parts = [start, struct.pack("<I", zlib.crc32(start))]
         for kind, payload in self.chunks:

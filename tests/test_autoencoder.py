@@ -13,9 +13,9 @@ import torch
 from conftest import tiny_dc
 
 from sdvideo.codecs.latent import latent_space, tiling
-from sdvideo.codecs.latent.coding.adaptive_coder import PlainCoder
+from sdvideo.codecs.latent.coding.adaptive_coder import AdaptiveCoder
 from sdvideo.codecs.latent.coding.frame_syntax import FramePlan, FrameSymbols, code_frame
-from sdvideo.codecs.latent.coding.rdoq import Chooser, Taker, dequantise, worth_coding
+from sdvideo.codecs.latent.coding.rdoq import SymbolDecoder, SymbolEncoder, dequantize, worth_coding
 from sdvideo.codecs.latent.latent_space import UNITS_PER_STEP, Reference
 from sdvideo.codecs.latent.model import blank_symbols
 from sdvideo.codecs.latent.model_loading import load_model
@@ -56,12 +56,12 @@ def blank(rows: int, columns: int, channels: int) -> FrameSymbols:
 
 def round_trip(units: np.ndarray, before: FrameSymbols, key: bool, coded: np.ndarray | None = None):
     """Code a frame, decode it and compare. Returns its symbols and how many bytes it took."""
-    coder = PlainCoder(units.shape[2])
+    coder = AdaptiveCoder(units.shape[2])
     coded = np.ones(units.shape[:2], bool) if coded is None else coded
-    end = Chooser()
+    end = SymbolEncoder()
     symbols = code_frame(end, coder, before, key, STEP, FramePlan(before.motion, coded, units))
     data = end.finish()
-    taker = Taker(data)
+    taker = SymbolDecoder(data)
     again = code_frame(taker, coder, before, key, STEP, None)
     taker.finish()
     for name in ("motion", "coded", "latent"):
@@ -140,16 +140,16 @@ def test_the_map_is_predicted_from_the_previous_map():
 
 def test_damaged_data_raises_or_decodes_to_other_symbols():
     units = 8 * smooth((9, 11, 4), 1)
-    end = Chooser()
+    end = SymbolEncoder()
     plan = FramePlan(blank(9, 11, 4).motion, np.ones((9, 11), bool), units)
-    code_frame(end, PlainCoder(4), blank(9, 11, 4), True, STEP, plan)
+    code_frame(end, AdaptiveCoder(4), blank(9, 11, 4), True, STEP, plan)
     data = bytearray(end.finish())
     random = np.random.default_rng(0)
     for _ in range(40):
         broken = bytearray(data)
         broken[random.integers(len(data))] ^= 1 << random.integers(8)
         try:
-            symbols = code_frame(Taker(bytes(broken)), PlainCoder(4), blank(9, 11, 4), True, STEP, None)
+            symbols = code_frame(SymbolDecoder(bytes(broken)), AdaptiveCoder(4), blank(9, 11, 4), True, STEP, None)
             assert symbols.latent.shape == (9, 11, 4)
         except DamagedError:
             pass
@@ -278,13 +278,13 @@ def test_encoder_and_decoder_hold_the_same_references(model):
         coded = np.ones(units.shape[:2], bool) if key else worth_coding(units)
         if time == 2:
             coded[:] = False
-        end = Chooser()
+        end = SymbolEncoder()
         symbols = code_frame(end, coder, before, key, STEP, FramePlan(motion, coded, units))
-        there = model.synthesise(prediction, dequantise(symbols.latent, step), symbols.coded, step)
+        there = model.synthesise(prediction, dequantize(symbols.latent, step), symbols.coded, step)
 
-        taken = code_frame(Taker(end.finish()), coder, here, key, STEP, None)
+        taken = code_frame(SymbolDecoder(end.finish()), coder, here, key, STEP, None)
         prediction = model.blank(height, width) if key else model.predict(shown, taken.motion)
-        shown = model.synthesise(prediction, dequantise(taken.latent, step), taken.coded, step)
+        shown = model.synthesise(prediction, dequantize(taken.latent, step), taken.coded, step)
         assert np.array_equal(shown.values, there.values)
         last, seen = seen, model.picture(shown, height, width)
         assert (seen is last) == (time == 2)

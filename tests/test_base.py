@@ -24,14 +24,14 @@ from sdvideo.codecs.av1.bitstream import base_size, pack_step, unpack_step
 from sdvideo.codecs.av1.rate_control import cheapest_scale, encode_at_level, level_of
 from sdvideo.container import KEY, Reader
 from sdvideo.container.header import SCALES
-from sdvideo.container.index import inflated
+from sdvideo.container.preamble import inflate_header
 from sdvideo.errors import DamagedError, SettingError, SinkError
 from sdvideo.frames import Picture
 from sdvideo.media.colour import planes_of
-from sdvideo.media.muxer import open_sink
+from sdvideo.media.output import open_sink
 from sdvideo.media.scaling import scaled
 from sdvideo.media.source import open_source
-from sdvideo.metrics.fidelity import psnr, structure
+from sdvideo.metrics.fidelity import psnr, structural_similarity
 from sdvideo.motion.scene_cuts import split_into_groups
 from sdvideo.restoration import restorer as restore
 
@@ -73,7 +73,7 @@ def test_a_group_decodes_to_as_many_pictures_of_its_size(scale, size):
     base = encode_base(pictures, scale, 40, 8).packed()
     frames = [sdvideo.Frame(number, 1, picture) for number, picture in enumerate(pictures)]
     decoder = BaseDecoder(*size)
-    shown = [decoder.decode(coded) for coded in base.coded(frames)]
+    shown = [decoder.decode(coded) for coded in base.coded_frames(frames)]
     assert [(p.width, p.height) for p in shown] == [base_size(*size, scale)] * 5
 
 
@@ -151,7 +151,7 @@ def test_the_shipped_weights_are_worth_having(tmp_path):
         for original, frame in islice(zip(source.frames(), video), 32):
             enlarged = scaled(video.symbols(), original.picture.width, original.picture.height)
             ours, plain = psnr(original.picture, frame.picture)[1], psnr(original.picture, enlarged)[1]
-            rows.append((ours, plain, structure(original.picture.y, frame.picture.y)[1]))
+            rows.append((ours, plain, structural_similarity(original.picture.y, frame.picture.y)[1]))
     restored, lanczos, ms_ssim = np.mean(rows, 0)
     assert bits / (32 * 640 * 360) < 0.0085
     assert restored > 34.4 and ms_ssim > 0.978
@@ -215,7 +215,7 @@ def test_a_header_says_only_what_is_not_usual(walk):
         assert reader.header.settings == {"quality": 40.0, "keyint": 32, "preset": "fast"}
         assert reader.header.coder == "av1"
     data = walk.read_bytes()
-    text = inflated(data[16 : 16 + int.from_bytes(data[12:16], "little")])
+    text = inflate_header(data[16 : 16 + int.from_bytes(data[12:16], "little")])
     assert b'"model":{"name":"restore"' in text and b'"coder"' not in text
 
 

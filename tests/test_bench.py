@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sdvideo.frames import Frame, Picture, StreamInfo
-from sdvideo.media.muxer import open_sink
+from sdvideo.media.output import open_sink
 
 SCRIPTS = Path(__file__).parents[1] / "scripts" / "benchmarks"
 

@@ -233,7 +233,7 @@ def test_wrong_inputs(coded, tmp_path):
         file.writeframes(bytes(1600))
     assert "No such file" in error("encode", tmp_path / "none.mp4", code=1)
     assert "not a video" in error("encode", text, code=1)
-    assert "is an .sdv already" in error("encode", coded, "-o", tmp_path / "again.sdv", code=1)
+    assert "is an .sdv file already" in error("encode", coded, "-o", tmp_path / "again.sdv", code=1)
     assert "no video stream" in error("encode", sound, code=1)
     assert "not an .sdv" in error("decode", text, code=3)
     (failed,) = objects(run("decode", text, "--json", code=3))

@@ -1,8 +1,9 @@
-"""The file format: what is written comes back, damage is noticed, and hostile files are refused cheaply."""
+"""The file format: round trips, detection of damage, resuming, and rejection of hostile files at little cost."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import struct
@@ -18,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sdvideo
 from sdvideo.container import (
     KEY,
     PREDICTED,
@@ -31,7 +33,7 @@ from sdvideo.container import (
     unpack_group,
     verify,
 )
-from sdvideo.container.index import MAJOR, deflated, inflated
+from sdvideo.container.preamble import HEADER_DICTIONARY, MAJOR, deflate_header, inflate_header
 from sdvideo.errors import DamagedError, FormatError, SinkError, SourceError
 from sdvideo.frames import Chapter, Colour, StreamInfo, Track
 
@@ -73,7 +75,10 @@ GROUPS = [make_group(0, 4), make_group(4, 4), make_group(8, 3)]
 
 
 def write_clip(writer: Writer, frames: int = 0, tracks: tuple[int, ...] = (0, 0)) -> None:
-    """The clip of most tests, from where a resumed writer stands; tracks before, between and after groups."""
+    """Write the clip of most tests, with track pieces before, between and after the groups.
+
+    frames, tracks: what a resumed writer already has, which is not written again.
+    """
 
     def track(blob: int, data: bytes, start: int) -> None:
         if tracks[blob] < start + len(data):
@@ -136,7 +141,7 @@ def chunk(kind: bytes, payload: bytes) -> bytes:
     return body + struct.pack("<I", zlib.crc32(body))
 
 
-def file_of(chunks: list[tuple[bytes, bytes]], start: bytes = CLIP) -> bytes:
+def file_of_chunks(chunks: list[tuple[bytes, bytes]], start: bytes = CLIP) -> bytes:
     return start[: preamble_end(start)] + b"".join(chunk(*one) for one in chunks)
 
 
@@ -149,7 +154,7 @@ def preamble(text: bytes, major: int = MAJOR, minor: int = 0) -> bytes:
 
 
 @pytest.mark.parametrize("tolerant", [False, True])
-def test_everything_written_comes_back(path, tolerant):
+def test_round_trip_of_a_file(path, tolerant):
     path.write_bytes(CLIP)
     with Reader(path, tolerant=tolerant) as reader:
         assert reader.header == HEADER
@@ -165,7 +170,7 @@ def test_everything_written_comes_back(path, tolerant):
     assert verify(path) == []
 
 
-def test_a_header_of_defaults_is_small_and_comes_back(path):
+def test_a_header_of_default_values_is_small(path):
     path.write_bytes(to_bytes(PLAIN, []))
     with Reader(path) as reader:
         assert reader.header == PLAIN
@@ -174,15 +179,15 @@ def test_a_header_of_defaults_is_small_and_comes_back(path):
     assert verify(path) == []
 
 
-def test_headers_may_be_plain_or_deflated_and_are_not_unpacked_without_end(path):
-    text = json.dumps(json.loads(inflated(CLIP[16 : preamble_end(CLIP) - 4])), indent=1).encode()
-    for stored in (text, deflated(text)):
+def test_headers_may_be_plain_or_deflated_and_inflating_them_is_bounded(path):
+    text = json.dumps(json.loads(inflate_header(CLIP[16 : preamble_end(CLIP) - 4])), indent=1).encode()
+    for stored in (text, deflate_header(text)):
         path.write_bytes(preamble(stored) + CLIP[preamble_end(CLIP) :])
         with Reader(path) as reader:
             assert reader.header == HEADER
     bomb = zlib.compressobj(9, wbits=-15)
     large = b"\x01" + bomb.compress(b"{" + b" " * 2**24) + bomb.flush()
-    packed = deflated(text)
+    packed = deflate_header(text)
     for stored in (large, packed[:-3], packed + b"\0", b"\x01", b"\x01" + bytes(20), b"\x02" + text, text[1:]):
         path.write_bytes(preamble(stored) + CLIP[preamble_end(CLIP) :])
         for use in (Reader, verify, Writer.resume):
@@ -193,7 +198,14 @@ def test_headers_may_be_plain_or_deflated_and_are_not_unpacked_without_end(path)
             tracemalloc.stop()
 
 
-def test_a_steady_frame_costs_two_bytes():
+def test_the_header_dictionary_never_changes():
+    """It is part of the format: with any other bytes, existing files cannot be read."""
+    assert hashlib.sha256(HEADER_DICTIONARY).hexdigest() == (
+        "1253d0a6a7dc7dd8d899699e053ba1386908f8fee29c2aef1aa4f0825e95fe3f"
+    )
+
+
+def test_a_frame_with_default_times_costs_two_bytes():
     assert len(pack_group(make_group(0, 50, 75))) - 50 * 75 <= 2 * 50 + 10
 
 
@@ -214,7 +226,7 @@ def test_the_writer_only_ever_appends(path):
     assert pipe.data == CLIP
 
 
-def test_a_large_track_is_cut_into_pieces(path):
+def test_a_large_track_file_is_split_into_pieces(path):
     sound = bytes(range(256)) * 10_000
     with path.open("wb") as file:
         writer = Writer(file, HEADER)
@@ -252,12 +264,12 @@ def coded_groups(draw, first=None):
 
 
 @given(coded_groups())
-def test_any_group_survives(group):
+def test_round_trip_of_any_group(group):
     assert unpack_group(pack_group(group)) == group
 
 
 @given(coded_groups(), st.data())
-def test_a_changed_group_is_another_valid_group_or_refused(group, data):
+def test_a_changed_group_is_valid_or_rejected(group, data):
     packed = bytearray(pack_group(group))
     for _ in range(data.draw(st.integers(1, 3))):
         packed[data.draw(st.integers(0, len(packed) - 1))] = data.draw(st.integers(0, 255))
@@ -268,7 +280,7 @@ def test_a_changed_group_is_another_valid_group_or_refused(group, data):
 
 
 @given(st.binary(max_size=60))
-def test_noise_is_no_group(noise):
+def test_random_bytes_are_rejected_as_a_group(noise):
     with suppress(DamagedError):
         unpack_group(noise)
 
@@ -315,7 +327,7 @@ headers = st.builds(
 
 
 @given(headers)
-def test_any_header_survives(tmp_path_factory, header):
+def test_round_trip_of_any_header(tmp_path_factory, header):
     path = tmp_path_factory.getbasetemp() / "header.sdv"
     path.write_bytes(to_bytes(header, []))
     with Reader(path) as reader:
@@ -325,7 +337,7 @@ def test_any_header_survives(tmp_path_factory, header):
 # ---- truncation, damage, resume
 
 
-def test_every_truncation_plays_up_to_its_last_whole_group(path):
+def test_a_file_cut_anywhere_has_the_groups_up_to_its_last_whole_one(path):
     ends, at = [], preamble_end(CLIP)
     for kind, payload in chunks_of(CLIP):
         at += len(payload) + 12
@@ -347,7 +359,7 @@ def test_every_truncation_plays_up_to_its_last_whole_group(path):
 
 
 @pytest.mark.parametrize("mask", [0x20, 0xFF])
-def test_every_flipped_byte_is_noticed_and_never_changes_a_frame(path, mask):
+def test_every_changed_byte_is_detected_and_changes_no_frame(path, mask):
     for offset in range(len(CLIP)):
         data = bytearray(CLIP)
         data[offset] ^= mask
@@ -371,7 +383,7 @@ def test_every_flipped_byte_is_noticed_and_never_changes_a_frame(path, mask):
                     assert track == TRACKS[blob] or (not reader.complete and TRACKS[blob].startswith(track))
 
 
-def test_a_damaged_group_is_named_with_its_frames_and_time(path):
+def test_errors_of_a_damaged_group_name_its_frames_and_time(path):
     data = bytearray(CLIP)
     data[data.index(bytes([5]) * 5)] ^= 1
     path.write_bytes(data)
@@ -388,7 +400,7 @@ def test_a_damaged_group_is_named_with_its_frames_and_time(path):
         assert (damage.kind, damage.group, damage.frames) == ("checksum", 1, (4, 7))
 
 
-def test_a_hole_of_unknown_size_is_stepped_over(path):
+def test_reading_continues_behind_damage_of_unknown_size(path):
     start = CLIP.index(b"GRUP", CLIP.index(b"GRUP") + 1)
     path.write_bytes(CLIP[: start - 3] + b"garbage GRUP and more" + CLIP[start:])
     with Reader(path, tolerant=True) as reader:
@@ -398,7 +410,7 @@ def test_a_hole_of_unknown_size_is_stepped_over(path):
         assert not reader.complete
 
 
-def test_a_file_inside_a_damaged_track_piece_is_not_mistaken_for_this_one(path):
+def test_groups_of_an_sdv_file_inside_a_damaged_track_piece_are_ignored(path):
     file = io.BytesIO()
     writer = Writer(file, HEADER)
     writer.write_track(0, to_bytes(PLAIN, [make_group(0, 2, 9)]))
@@ -414,19 +426,19 @@ def test_a_file_inside_a_damaged_track_piece_is_not_mistaken_for_this_one(path):
         list(reader.track_data(0))
 
 
-def test_a_lost_track_piece_is_noticed(path):
+def test_a_missing_track_piece_is_detected(path):
     chunks = chunks_of(CLIP)
     lost = next(n for n, (kind, payload) in enumerate(chunks) if kind == b"TRAK" and b"sound" in payload)
-    path.write_bytes(file_of(chunks[:lost] + chunks[lost + 1 :]))
+    path.write_bytes(file_of_chunks(chunks[:lost] + chunks[lost + 1 :]))
     assert verify(path)
     with Reader(path) as reader:
         assert read_all(reader) == GROUPS
         assert not reader.complete
-        with pytest.raises(DamagedError, match="goes on at byte 24, not 4"):
+        with pytest.raises(DamagedError, match="continues at byte 24, not 4"):
             list(reader.track_data(0))
 
 
-def test_what_follows_the_end_chunk_is_noticed(path):
+def test_bytes_behind_the_end_chunk_are_detected(path):
     for extra in (b"\0", CLIP, chunk(b"GRUP", pack_group(make_group(11, 1)))):
         path.write_bytes(CLIP + extra)
         assert any("follow the end chunk" in damage.what for damage in verify(path))
@@ -449,7 +461,7 @@ def test_resuming_at_every_offset_gives_the_same_file(path):
         assert path.read_bytes() == CLIP
 
 
-def test_resuming_cuts_off_a_torn_tail_of_noise(path):
+def test_resuming_cuts_off_zeros_behind_a_cut_group(path):
     start = CLIP.index(b"GRUP", CLIP.index(b"GRUP") + 1)
     path.write_bytes(CLIP[: start + 20] + bytes(500))
     writer, frames, tracks = Writer.resume(path)
@@ -461,7 +473,7 @@ def test_resuming_cuts_off_a_torn_tail_of_noise(path):
 
 @settings(max_examples=200)
 @given(st.data())
-def test_a_mangled_file_opens_or_is_refused_but_never_lies(tmp_path_factory, data):
+def test_a_mangled_file_is_rejected_or_has_only_intact_groups(tmp_path_factory, data):
     mangled = CLIP
     for _ in range(data.draw(st.integers(1, 3))):
         low = data.draw(st.integers(0, len(mangled)))
@@ -484,7 +496,7 @@ def test_a_mangled_file_opens_or_is_refused_but_never_lies(tmp_path_factory, dat
 
 
 def header_with(**changes) -> bytes:
-    top = json.loads(inflated(CLIP[16 : preamble_end(CLIP) - 4]))
+    top = json.loads(inflate_header(CLIP[16 : preamble_end(CLIP) - 4]))
     for key, value in changes.items():
         outer, _, inner = key.partition("__")
         if inner:
@@ -507,12 +519,12 @@ BAD_HEADERS = {
     "huge float": b'{"a":1e999}',
     "NaN": header_with(settings={"a": float("nan")}),
     "Infinity": header_with(latent={"channels": float("inf"), "block": 8}),
-    "twice the same key": b'{"a":1,"a":2}',
+    "key twice": b'{"a":1,"a":2}',
     "no width": header_with(video__width=None),
     "no height": header_with(video__height=0),
     "too wide": header_with(video__width=16385),
     "too large": header_with(video__width=16384, video__height=16384),
-    "width is a truth value": header_with(video__width=True),
+    "width is a boolean": header_with(video__width=True),
     "width is a fraction": header_with(video__width=1.0),
     "time base of zero": header_with(video__time_base=[0, 1]),
     "time base over zero": header_with(video__time_base=[1, 0]),
@@ -521,20 +533,22 @@ BAD_HEADERS = {
     "negative frames": header_with(video__frames=-1),
     "range is a number": header_with(video__colour={"full_range": 1}),
     "unknown code point": header_with(video__colour={"matrix": 256}),
-    "unknown base": header_with(base="av2"),
+    "no base": header_with(base=""),
+    "long base": header_with(base="a" * 65),
+    "base is a number": header_with(base=1),
     "unknown blob": header_with(blobs=["avi"]),
     "unhashable blob": header_with(blobs=[[]]),
     "too many blobs": header_with(blobs=["mp4"] * 257),
-    "track in no blob": header_with(blobs=[]),
+    "track without a blob": header_with(blobs=[]),
     "too many tracks": header_with(tracks=[{}] * 257),
     "track is null": header_with(tracks=[None]),
     "too many chapters": header_with(chapters=[0] * 10001),
-    "chapter backwards": header_with(chapters=[{"start": 2, "end": 1, "time_base": [1, 1]}]),
+    "chapter ends before it starts": header_with(chapters=[{"start": 2, "end": 1, "time_base": [1, 1]}]),
     "metadata of numbers": header_with(metadata={"a": 1}),
     "too much metadata": header_with(metadata={str(n): "" for n in range(1001)}),
     "long metadata": header_with(metadata={"a": "x" * 65537}),
     "no hash": header_with(model__sha256="0" * 63),
-    "capital hash": header_with(model__sha256="A" * 64),
+    "upper-case hash": header_with(model__sha256="A" * 64),
     "no channels": header_with(latent={"block": 8}),
     "no coder": header_with(coder=""),
     "settings is a list": header_with(settings=[]),
@@ -542,12 +556,42 @@ BAD_HEADERS = {
 
 
 @pytest.mark.parametrize("text", BAD_HEADERS.values(), ids=BAD_HEADERS.keys())
-def test_a_bad_header_is_refused_in_one_line(path, text):
+def test_an_invalid_header_is_rejected_with_one_line(path, text):
     path.write_bytes(preamble(text) + CLIP[preamble_end(CLIP) :])
     with pytest.raises(FormatError, match="header: ") as caught:
         Reader(path)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+def test_the_codec_checks_its_own_part_of_the_header(path):
+    """The container accepts headers that only a codec can judge; opening the video rejects them."""
+    for changes, text in (
+        ({"base": "av2"}, 'base is "av2", must be one of those this version knows'),
+        ({"latent": None}, "latent is missing"),
+        ({"scale": [1, 2]}, "restorer is missing"),
+        ({"base": "av1"}, 'coder is "context-1", must be "av1"'),
+        ({"base": "av1", "coder": "av1", "scale": [1, 2]}, "scale is 1/2, must be 1"),
+    ):
+        path.write_bytes(preamble(header_with(**changes)) + CLIP[preamble_end(CLIP) :])
+        with Reader(path) as reader:
+            assert read_all(reader) == GROUPS
+        with pytest.raises(FormatError, match=f"header: {text}") as caught:
+            sdvideo.open(path)
+        assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+def test_values_of_the_header_nest_at_most_32_levels_deep():
+    def nested(level: int) -> Header:
+        """A header whose deepest value is at this level; the value of settings["a"] is at level 3."""
+        value: object = 0
+        for _ in range(level - 3):
+            value = [value]
+        return dataclasses.replace(HEADER, settings={"a": value})
+
+    Writer(io.BytesIO(), nested(32))
+    with pytest.raises(FormatError, match="more than 32 levels deep"):
+        Writer(io.BytesIO(), nested(33))
 
 
 def test_unknown_header_keys_and_higher_minor_versions_are_accepted(path):
@@ -569,7 +613,7 @@ def test_unknown_header_keys_and_higher_minor_versions_are_accepted(path):
         (CLIP[:12] + struct.pack("<I", 2**20) + bytes(99), DamagedError, "within its header"),
     ],
 )
-def test_what_is_no_sdv_is_refused(path, data, error, text):
+def test_other_files_and_versions_are_rejected(path, data, error, text):
     path.write_bytes(data)
     with pytest.raises(error, match=text) as caught:
         Reader(path)
@@ -579,7 +623,8 @@ def test_what_is_no_sdv_is_refused(path, data, error, text):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"base": "av2"},
+        {"base": ""},
+        {"base": "a" * 65},
         {"info": dataclasses.replace(INFO, width=0)},
         {"info": dataclasses.replace(INFO, metadata={"a": "\ud800"})},
         {"info": dataclasses.replace(INFO, metadata={"a" * n: "x" * 65536 for n in range(17)})},
@@ -588,7 +633,7 @@ def test_what_is_no_sdv_is_refused(path, data, error, text):
         {"blobs": ()},
     ],
 )
-def test_a_header_that_could_not_be_read_is_not_written(changes):
+def test_an_invalid_header_is_not_written(changes):
     file = io.BytesIO()
     with pytest.raises(FormatError, match="header: "):
         Writer(file, dataclasses.replace(HEADER, **changes))
@@ -614,12 +659,12 @@ def frame(**changes) -> CodedFrame:
         Group(0, (frame(pts=5), frame(pts=5))),
     ],
 )
-def test_an_impossible_group_is_not_written(group):
+def test_an_invalid_group_is_not_written(group):
     with pytest.raises(FormatError, match="cannot write the group"):
         pack_group(group)
 
 
-def test_groups_are_written_in_order_only():
+def test_groups_out_of_order_are_not_written():
     file = io.BytesIO()
     writer = Writer(file, HEADER)
     writer.write_group(GROUPS[0])
@@ -639,20 +684,20 @@ def test_groups_are_written_in_order_only():
         b"\x00\x00\x00\x00\x00",  # no frames
         b"\x00\x00\x01\x01\x00\x00",  # starts with a predicted frame
         b"\x00\x00\x01\x01\x00\x01\x02",  # kind 2
-        b"\x00\x00\x01\x01\x00\x01\x10",  # flags there are not
+        b"\x00\x00\x01\x01\x00\x01\x10",  # a reserved flag
         b"\x00\x00\x01\x01\x00\x01\x00\x00",  # a byte too many
         b"\x00\x00\x01\x01\x00\x03\x00",  # a byte too few
         b"\x00\x00\x01\x01\x00\x01",  # the flags are cut off
         b"\x00\x00\x01\x01\x00\x01\x08",  # the step is cut off
-        b"\x00\x00\x02\x00\x02\x01\x00\x00",  # time stands still
+        b"\x00\x00\x02\x00\x02\x01\x00\x00",  # pts do not increase
         b"\x00\x00\x01\x01\x03\x01\x00",  # negative duration
         b"\x80\x00\x00\x01\x01\x00\x01\x00",  # not the shortest form
-        b"\xff" * 12,  # an endless number
+        b"\xff" * 12,  # a number of more than 9 bytes
         b"\xff\xff\xff\xff\xff\xff\xff\xff\x7f\x00\x01\x01\x00\x01\x00",  # first frame 2^63 - 1
         b"\x00\x00\xff\xff\x03\x01\x00\x00",  # 65535 frames in three bytes
     ],
 )
-def test_an_impossible_group_is_not_read(payload):
+def test_an_invalid_group_is_rejected(payload):
     with pytest.raises(DamagedError):
         unpack_group(payload)
 
@@ -661,46 +706,46 @@ def test_the_smallest_group():
     assert unpack_group(b"\x00\x00\x01\x01\x00\x01\x00") == Group(0, (CodedFrame(0, 1, KEY, 0, b""),))
 
 
-def test_unknown_chunks(path):
+def test_unknown_chunks_are_skipped_or_rejected_by_their_first_letter(path):
     chunks = chunks_of(CLIP)
     for place in range(len(chunks) - 1):
-        path.write_bytes(file_of([*chunks[:place], (b"note", b"hello"), *chunks[place:]]))
+        path.write_bytes(file_of_chunks([*chunks[:place], (b"note", b"hello"), *chunks[place:]]))
         with Reader(path) as reader:
             assert read_all(reader) == GROUPS
             assert [b"".join(reader.track_data(blob)) for blob in (0, 1)] == TRACKS
-        path.write_bytes(file_of([*chunks[:place], (b"BASE", b"hello"), *chunks[place:]]))
+        path.write_bytes(file_of_chunks([*chunks[:place], (b"BASE", b"hello"), *chunks[place:]]))
         for use in (Reader, verify, Writer.resume):
             with pytest.raises(FormatError, match="needs a newer sdvideo: the BASE chunk"):
                 use(path)
 
 
 def test_a_must_understand_chunk_cannot_hide_behind_the_index(path):
-    """The index is right about all groups, and the file is opened by it; the gap still has to be walked."""
+    """The index is right about all groups and the file is opened by it, but the chunks in its gaps must be read."""
     start, chunks = preamble_end(CLIP), chunks_of(CLIP)
     entries, gap = bytearray(chunks[-2][1]), len(chunk(b"BASE", b"hello"))
     entries[0] += gap
     chunks = [(b"BASE", b"hello"), *chunks[:-2], (b"indx", bytes(entries)), chunks[-1]]
     frames, groups, check, index = struct.unpack("<QIIQ", chunks[-1][1])
     chunks[-1] = (b"ENDS", struct.pack("<QIIQ", frames, groups, check, index + gap))
-    path.write_bytes(file_of(chunks))
+    path.write_bytes(file_of_chunks(chunks))
     assert start == CLIP.index(b"TRAK")
     with pytest.raises(FormatError, match="BASE"):
         Reader(path)
 
 
-def lie(path, payload: bytes, **changes) -> None:
-    """The clip with another index, and an end chunk that knows where it is."""
+def write_false_index(path, payload: bytes, **changes) -> None:
+    """Write the clip with another index. changes: fields of the end chunk."""
     chunks = chunks_of(CLIP)
     end = dict(zip(("frames", "groups", "check", "index"), struct.unpack("<QIIQ", chunks[-1][1]))) | changes
     chunks[-2:] = [(b"indx", payload), (b"ENDS", struct.pack("<QIIQ", *end.values()))]
-    path.write_bytes(file_of(chunks))
+    path.write_bytes(file_of_chunks(chunks))
 
 
-def test_a_lying_index_is_found_out(path):
+def test_a_false_index_is_detected(path):
     honest = chunks_of(CLIP)[-2][1]
     for place in range(len(honest)):
         for value in {0, 1, 127, honest[place] ^ 1, honest[place] ^ 2, (honest[place] + 12) & 127} - {honest[place]}:
-            lie(path, honest[:place] + bytes([value]) + honest[place + 1 :])
+            write_false_index(path, honest[:place] + bytes([value]) + honest[place + 1 :])
             assert verify(path)
             with Reader(path) as reader:
                 for number, entry in enumerate(reader.groups):
@@ -715,17 +760,17 @@ def test_a_lying_index_is_found_out(path):
 
 
 @pytest.mark.parametrize("changes", [{"frames": 2**64 - 1}, {"groups": 4}, {"check": 0}, {"index": 2**64 - 1}])
-def test_a_lying_end_chunk_is_found_out(path, changes):
-    lie(path, chunks_of(CLIP)[-2][1], **changes)
+def test_a_false_end_chunk_is_detected(path, changes):
+    write_false_index(path, chunks_of(CLIP)[-2][1], **changes)
     assert verify(path)
     with Reader(path) as reader:
         assert read_all(reader) == GROUPS
 
 
-def test_overlapping_groups_are_left_out(path):
+def test_repeated_and_overlapping_groups_are_left_out(path):
     first, second = pack_group(GROUPS[0]), pack_group(GROUPS[1])
     late = pack_group(Group(4, (frame(pts=8),)))
-    path.write_bytes(file_of([(b"GRUP", first), (b"GRUP", first), (b"GRUP", late), (b"GRUP", second)]))
+    path.write_bytes(file_of_chunks([(b"GRUP", first), (b"GRUP", first), (b"GRUP", late), (b"GRUP", second)]))
     with Reader(path) as reader:
         assert read_all(reader) == GROUPS[:2]
         assert sum("the group starts" in damage.what for damage in reader.damage) == 2
@@ -734,14 +779,14 @@ def test_overlapping_groups_are_left_out(path):
 def test_a_file_without_an_index_is_complete(path):
     chunks = chunks_of(CLIP)
     frames, groups, check, _ = struct.unpack("<QIIQ", chunks[-1][1])
-    path.write_bytes(file_of([*chunks[:-2], (b"ENDS", struct.pack("<QIIQ", frames, groups, check, 0))]))
+    path.write_bytes(file_of_chunks([*chunks[:-2], (b"ENDS", struct.pack("<QIIQ", frames, groups, check, 0))]))
     assert verify(path) == []
     with Reader(path) as reader:
         assert reader.complete
         assert read_all(reader) == GROUPS
 
 
-def test_promised_sizes_allocate_nothing(path):
+def test_false_sizes_allocate_nothing(path):
     huge = struct.pack("<4sI", b"GRUP", 2**28) + b"x"
     many = b"\x00\x00\xff\xff\x03\x01\x00" + bytes(20)
     for tail in (
@@ -759,8 +804,8 @@ def test_promised_sizes_allocate_nothing(path):
         tracemalloc.stop()
 
 
-def test_false_chunks_cost_no_more_than_linear_time(path):
-    """Each of 50,000 heads claims all that follows it; a good chunk behind each invites another look."""
+def test_false_chunks_cost_at_most_linear_time(path):
+    """Each of 50,000 chunk headers claims everything behind it; intact chunks behind them restart the search."""
     start = CLIP[: preamble_end(CLIP)]
     unit = chunk(b"note", b"")
     for heads in (b"", unit):
@@ -774,7 +819,7 @@ def test_false_chunks_cost_no_more_than_linear_time(path):
         assert time.perf_counter() - since < 5
 
 
-def test_the_index_of_100000_frames_opens_at_once(path):
+def test_a_file_of_100000_frames_opens_in_50_ms(path):
     with path.open("wb") as file:
         writer = Writer(file, HEADER)
         for number in range(2000):
@@ -791,7 +836,7 @@ def test_the_index_of_100000_frames_opens_at_once(path):
         assert reader.read_group(1234) == make_group(61700, 50, 1)
 
 
-def test_errors_of_the_system_are_ours(tmp_path, path):
+def test_errors_of_the_operating_system_become_our_errors(tmp_path, path):
     with pytest.raises(SourceError, match="No such file"):
         Reader(path)
     with pytest.raises(SourceError):

@@ -1,4 +1,4 @@
-"""Damaged files: what is whole decodes, what is not is named, and tolerant decoding makes up for it."""
+"""Damaged files: intact groups decode, damage is named, and tolerant reading conceals it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS = {"cut", "checksum", "missing", "structure", "decode"}
 
 @dataclass(frozen=True)
 class Whole:
-    """An intact file: its bytes, where its groups are, their frames as they are in it, and their pictures."""
+    """An intact file. data: its bytes; groups: its index; coded: the coded frames of each group; frames: decoded."""
 
     data: bytes
     groups: tuple
@@ -36,7 +36,7 @@ class Whole:
 
     @property
     def header(self) -> int:
-        """Where the first chunk begins."""
+        """Offset of the first chunk."""
         return 20 + int.from_bytes(self.data[12:16], "little")
 
 
@@ -48,7 +48,7 @@ def opened(path: Path) -> Whole:
 
 @pytest.fixture(scope="module", params=["av1", "none"])
 def whole(request, clips, tmp_path_factory) -> Whole:
-    """A clip with sound in four groups, with either base."""
+    """A clip with sound in four groups, with each base."""
     path = tmp_path_factory.mktemp("damage") / "whole.sdv"
     settings = {"base": request.param, "preset": "fast", "quality": 20, "keyint": 4, "device": "cpu"}
     sdvideo.encode(clips["cfr"].path, path, **settings)
@@ -57,7 +57,7 @@ def whole(request, clips, tmp_path_factory) -> Whole:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory) -> Whole:
-    """The sample, two seconds in ten groups."""
+    """The sample video, two seconds in ten groups."""
     path = tmp_path_factory.mktemp("damage") / "large.sdv"
     sample = Path(__file__).parents[1] / "samples" / "walk.mp4"
     sdvideo.encode(sample, path, base="av1", preset="fast", quality=40, keyint=12)
@@ -74,7 +74,7 @@ def same(one: Picture, other: Picture) -> bool:
 
 
 def damaged(data: bytes, seed: int) -> tuple[bytes, set[int]]:
-    """1 to 16 bytes flipped, dropped or repeated; and which they were."""
+    """Flip, drop or repeat 1 to 16 bytes. Returns the result and the offsets of these bytes."""
     rng = random.Random(seed)
     touched = set(rng.sample(range(len(data)), rng.randint(1, 16)))
     changes = {place: rng.choice(("flip", "drop", "repeat")) for place in touched}
@@ -91,13 +91,13 @@ def damaged(data: bytes, seed: int) -> tuple[bytes, set[int]]:
 
 
 def untouched(whole: Whole, touched: set[int]) -> list[int]:
-    """The numbers of the groups none of whose bytes was."""
+    """The numbers of the groups in which no byte was touched."""
     inside = (not any(entry.offset <= place < entry.end for place in touched) for entry in whole.groups)
     return [number for number, good in enumerate(inside) if good]
 
 
 def check_damaged(whole: Whole, broken: Path, touched: set[int]) -> None:
-    """What must hold of a damaged file whose header is whole."""
+    """Check what must hold for every damaged file whose header is intact."""
     good = untouched(whole, touched)
     firsts = [entry.first for entry in whole.groups]
     with Reader(broken, tolerant=True) as reader:
@@ -139,12 +139,12 @@ def check_cut(whole: Whole, broken: Path, size: int) -> None:
             assert len(video) == len(expected) and not video.complete
 
 
-def test_cut_at_every_byte_all_whole_groups_before_are_there(whole: Whole, broken: Path):
+def test_a_file_cut_at_any_byte_has_all_whole_groups_before_the_cut(whole: Whole, broken: Path):
     for size in range(len(whole.data)):
         check_cut(whole, broken, size)
 
 
-def test_what_is_whole_before_a_cut_gives_the_same_pictures(whole: Whole, broken: Path):
+def test_whole_groups_before_a_cut_decode_to_the_same_pictures(whole: Whole, broken: Path):
     for entry in whole.groups:
         for size in (entry.end - 1, entry.end):
             broken.write_bytes(whole.data[:size])
@@ -155,7 +155,7 @@ def test_what_is_whole_before_a_cut_gives_the_same_pictures(whole: Whole, broken
             assert all(same(a.picture, b.picture) for a, b in zip(shown, whole.frames))
 
 
-def test_a_cut_names_the_group_it_goes_through(whole: Whole, broken: Path):
+def test_a_cut_is_reported_with_the_group_that_it_goes_through(whole: Whole, broken: Path):
     entry = whole.groups[2]
     for size in (entry.offset + 3, entry.offset + 40, entry.end - 1):
         broken.write_bytes(whole.data[:size])
@@ -166,7 +166,7 @@ def test_a_cut_names_the_group_it_goes_through(whole: Whole, broken: Path):
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_cut_at_2000_random_bytes_of_a_larger_file(large: Whole, broken: Path):
+def test_a_larger_file_cut_at_2000_random_bytes(large: Whole, broken: Path):
     for size in random.Random(0).sample(range(len(large.data)), 2000):
         check_cut(large, broken, size)
 
@@ -175,7 +175,7 @@ def test_cut_at_2000_random_bytes_of_a_larger_file(large: Whole, broken: Path):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_few_changed_bytes_cost_only_the_groups_they_are_in(whole: Whole, broken: Path, seed: int):
+def test_changed_bytes_cost_only_the_groups_that_they_are_in(whole: Whole, broken: Path, seed: int):
     for number in range(seed * 4, seed * 4 + 4):
         data, touched = damaged(whole.data[whole.header :], number)
         broken.write_bytes(whole.data[: whole.header] + data)
@@ -184,14 +184,14 @@ def test_a_few_changed_bytes_cost_only_the_groups_they_are_in(whole: Whole, brok
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_2000_times_a_few_changed_bytes_in_a_larger_file(large: Whole, broken: Path):
+def test_changed_bytes_in_a_larger_file_2000_times(large: Whole, broken: Path):
     for seed in range(2000):
         data, touched = damaged(large.data[large.header :], seed)
         broken.write_bytes(large.data[: large.header] + data)
         check_damaged(large, broken, {place + large.header for place in touched})
 
 
-def test_changed_bytes_in_the_header_are_refused(whole: Whole, broken: Path):
+def test_a_file_with_a_damaged_header_is_rejected(whole: Whole, broken: Path):
     for seed in range(200):
         data, _ = damaged(whole.data[: whole.header], seed)
         broken.write_bytes(data + whole.data[whole.header :])
@@ -199,11 +199,11 @@ def test_changed_bytes_in_the_header_are_refused(whole: Whole, broken: Path):
             sdvideo.open(broken, tolerant=True)
 
 
-# --- what is made up ----------------------------------------------------------------------------------------
+# --- concealed frames ---------------------------------------------------------------------------------------
 
 
 def without(whole: Whole, *numbers: int) -> bytes:
-    """The file with a byte changed in each of these groups."""
+    """The bytes of the file with one byte changed in each of these groups."""
     data = bytearray(whole.data)
     for number in numbers:
         data[whole.groups[number].end - 30] ^= 1
@@ -211,7 +211,10 @@ def without(whole: Whole, *numbers: int) -> bytes:
 
 
 def check_shown(whole: Whole, broken: Path, lost: set[int], stand_in: dict[int, int | None]) -> None:
-    """Frames of lost groups show another frame's picture, None for grey; all is at its time."""
+    """Check the frames of a file with lost groups, which must keep their number and times.
+
+    stand_in: for each lost group the frame whose picture it shows, None for grey.
+    """
     with sdvideo.open(broken, device="cpu", tolerant=True) as video:
         shown = list(video)
         at_random = [video[number] for number in (3, 14, 9, 0)]
@@ -238,12 +241,12 @@ def check_shown(whole: Whole, broken: Path, lost: set[int], stand_in: dict[int, 
         ({0, 1, 2, 3}, {0: None, 1: None, 2: None, 3: None}),
     ],
 )
-def test_lost_groups_hold_the_last_good_picture(whole: Whole, broken: Path, lost, stand_in):
+def test_lost_groups_show_the_last_intact_picture(whole: Whole, broken: Path, lost, stand_in):
     broken.write_bytes(without(whole, *lost))
     check_shown(whole, broken, lost, stand_in)
 
 
-def test_a_group_taken_out_is_missed(whole: Whole, broken: Path):
+def test_a_removed_group_is_detected_and_concealed(whole: Whole, broken: Path):
     entry = whole.groups[1]
     broken.write_bytes(whole.data[: entry.offset] + whole.data[entry.end :])
     check_shown(whole, broken, {1}, {1: 3})
@@ -251,8 +254,8 @@ def test_a_group_taken_out_is_missed(whole: Whole, broken: Path):
     assert (missing.kind, missing.group, missing.frames) == ("missing", 1, (4, 7))
 
 
-def test_without_an_index_the_numbers_tell(whole: Whole, broken: Path):
-    """Groups lost between others, and behind them by the end chunk."""
+def test_without_an_index_frame_numbers_show_what_is_lost(whole: Whole, broken: Path):
+    """Groups are lost between others, and behind the last one according to the end chunk."""
     for lost, stand_in in (({1}, {1: 3}), ({0}, {0: 4}), ({1, 2}, {1: 3, 2: 3}), ({3}, {3: 11})):
         data = bytearray(without(whole, *lost))
         data[data.rindex(b"indx") + 9] ^= 1
@@ -267,8 +270,8 @@ def test_without_an_index_the_numbers_tell(whole: Whole, broken: Path):
             assert same(frame.picture, whole.frames[stand_in.get(number // 4, number)].picture)
 
 
-def test_times_of_a_lost_group_come_from_its_frame_table(clips, tmp_path, broken: Path):
-    """With a variable frame rate no even spread would do."""
+def test_the_times_of_a_lost_group_come_from_its_frame_table(clips, tmp_path, broken: Path):
+    """With a variable frame rate, evenly spread times would be wrong."""
     path = tmp_path / "vfr.sdv"
     sdvideo.encode(clips["vfr"].path, path, preset="fast", keyint=4)
     whole = opened(path)
@@ -284,8 +287,8 @@ def test_times_of_a_lost_group_come_from_its_frame_table(clips, tmp_path, broken
     assert all(a < b for a, b in pairwise(pts))
 
 
-def test_what_does_not_decode_is_held_and_named(whole: Whole, broken: Path):
-    """The checksums fit, the step and the data of a frame do not."""
+def test_frames_that_do_not_decode_are_concealed_and_reported(whole: Whole, broken: Path):
+    """The checksums match, but the step and the data of one frame are invalid."""
     with broken.open("wb") as file:
         (source := broken.with_suffix(".whole")).write_bytes(whole.data)
         with Reader(source) as reader:
@@ -317,7 +320,7 @@ def test_what_does_not_decode_is_held_and_named(whole: Whole, broken: Path):
 
 
 def run(*arguments: object, code: int) -> tuple[str, list[str]]:
-    """Standard output, and the lines on standard error that are not progress."""
+    """Returns standard output, and the lines on standard error that are not progress."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [*COMMAND, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
@@ -335,7 +338,7 @@ def packets(path: Path) -> tuple[list[int], list[bytes]]:
 
 
 @pytest.mark.parametrize("whole", ["av1"], indirect=True)
-def test_tolerant_decoding_keeps_count_times_and_sound(whole: Whole, broken: Path, tmp_path: Path):
+def test_tolerant_decoding_keeps_frame_count_times_and_sound(whole: Whole, broken: Path, tmp_path: Path):
     (good := tmp_path / "good.sdv").write_bytes(whole.data)
     broken.write_bytes(without(whole, 1))
     sdvideo.decode(good, tmp_path / "good.mp4", device="cpu")
@@ -345,14 +348,14 @@ def test_tolerant_decoding_keeps_count_times_and_sound(whole: Whole, broken: Pat
     assert sorted(tmp_path.iterdir()) == before
     out, lines = run("decode", broken, "-o", tmp_path / "out.mp4", "--tolerant", "--json", code=0)
     warning, done = lines
-    made_up = "the nearest good picture stands in for frames 4 to 7 (4 in all)"
-    assert warning == f"Warning: {broken} is damaged: {made_up}"
+    concealed = "the nearest intact picture replaces frames 4 to 7 (4 in all)"
+    assert warning == f"Warning: {broken} is damaged: {concealed}"
     assert "16 frames" in done and json.loads(out)["concealed"] == 4
     assert packets(tmp_path / "out.mp4") == packets(tmp_path / "good.mp4")
 
 
 @pytest.mark.parametrize("whole", ["av1"], indirect=True)
-def test_verify_tells_programs_what_is_damaged(whole: Whole, broken: Path):
+def test_verify_reports_damage_as_json(whole: Whole, broken: Path):
     broken.write_bytes(without(whole, 1))
     out, _ = run("verify", broken, "--json", code=3)
     damage, *_, verdict = map(json.loads, out.splitlines())
@@ -365,12 +368,12 @@ def test_verify_tells_programs_what_is_damaged(whole: Whole, broken: Path):
 
 @pytest.mark.parametrize("whole", ["av1"], indirect=True)
 @pytest.mark.parametrize("options", [(), ("--tolerant",)])
-def test_a_damaged_header_is_the_end(whole: Whole, broken: Path, tmp_path: Path, options):
+def test_a_damaged_header_is_an_error_even_with_tolerant(whole: Whole, broken: Path, tmp_path: Path, options):
     data = bytearray(whole.data)
     data[40] ^= 1
     broken.write_bytes(data)
     _, (line,) = run("decode", broken, "-o", tmp_path / "out.mp4", *options, code=3)
-    assert "the CRC of the header does not fit" in line
+    assert "the CRC of the header does not match" in line
     assert list(tmp_path.iterdir()) == [broken]
 
 
@@ -393,7 +396,7 @@ def decoded(whole: Whole, broken: Path, data: bytes, caplog) -> tuple[list, list
 
 
 @pytest.mark.parametrize("whole", ["av1"], indirect=True)
-def test_a_changed_byte_of_sound_costs_its_packet_only(whole: Whole, broken: Path, tmp_path: Path, caplog):
+def test_a_changed_byte_of_sound_changes_one_packet(whole: Whole, broken: Path, tmp_path: Path, caplog):
     (good := tmp_path / "good.sdv").write_bytes(whole.data)
     sdvideo.decode(good, tmp_path / "good.mp4", device="cpu")
     times, sound = packets(tmp_path / "good.mp4")
@@ -403,24 +406,24 @@ def test_a_changed_byte_of_sound_costs_its_packet_only(whole: Whole, broken: Pat
     with pytest.raises(DamagedError):
         broken.write_bytes(data)
         sdvideo.decode(broken, tmp_path / "no.mp4", device="cpu")
-    times_now, sound_now, said = decoded(whole, broken, bytes(data), caplog)
+    times_now, sound_now, log = decoded(whole, broken, bytes(data), caplog)
     assert times_now == times and [pts for pts, _ in sound_now] == [pts for pts, _ in sound]
     assert sum(a != b for a, b in zip(sound, sound_now)) == 1
-    assert "track file 0 is damaged" in said
+    assert "track file 0 is damaged" in log
 
 
 @pytest.mark.parametrize("whole", ["av1"], indirect=True)
-def test_sound_that_is_gone_leaves_the_picture(whole: Whole, broken: Path, tmp_path: Path, caplog):
+def test_a_file_that_lost_its_sound_keeps_its_pictures(whole: Whole, broken: Path, tmp_path: Path, caplog):
     (start,) = track_chunks(whole)
     size = int.from_bytes(whole.data[start + 4 : start + 8], "little")
-    times, sound, said = decoded(whole, broken, whole.data[:start] + whole.data[start + 12 + size :], caplog)
+    times, sound, log = decoded(whole, broken, whole.data[:start] + whole.data[start + 12 + size :], caplog)
     assert len(times) == 16 and not sound
-    assert "track file 0 cannot be read and is left out" in said
+    assert "track file 0 cannot be read and is left out" in log
 
 
 @pytest.mark.parametrize("name", ["cfr", "rich"])
-def test_a_hole_in_the_sound_is_silent_and_moves_nothing(clips, name, tmp_path: Path, broken: Path, caplog):
-    """A piece from the middle of a track file is lost: the packets outside keep their bytes and their times."""
+def test_a_hole_in_the_sound_moves_no_other_packet(clips, name, tmp_path: Path, broken: Path, caplog):
+    """A piece from the middle of a track file is lost; the packets outside keep their bytes and their times."""
     path = tmp_path / "whole.sdv"
     sdvideo.encode(clips[name].path, path, preset="fast", keyint=4)
     with Reader(path) as reader, (tmp_path / "pieces.sdv").open("wb") as file:
@@ -443,6 +446,6 @@ def test_a_hole_in_the_sound_is_silent_and_moves_nothing(clips, name, tmp_path: 
     times_now, sound_now = packets(target)
     assert times_now == times
     assert sound_now and set(sound_now) < set(expected)
-    if name == "cfr":  # Matroska goes on with its next cluster only
+    if name == "cfr":  # Matroska continues at its next cluster
         assert len(expected) - len(sound_now) <= 5
     assert "of its packets are left out" in caplog.text

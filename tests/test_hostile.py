@@ -33,7 +33,7 @@ from sdvideo.container import KEY, PREDICTED, CodedFrame, Group, Header, ModelId
 from sdvideo.container.varint import put_svarint, put_varint
 from sdvideo.errors import DamagedError, FormatError, ModelError, SdvError, SinkError
 from sdvideo.frames import Picture, StreamInfo
-from sdvideo.media.muxer import open_sink
+from sdvideo.media.output import open_sink
 from sdvideo.restoration.loading import restorer_id
 
 TESTS = Path(__file__).parent
@@ -221,7 +221,7 @@ def test_units_of_more_or_fewer_pictures_are_refused():
 
 def test_units_of_many_obus_are_refused_at_the_second_picture_or_the_seventeenth(monkeypatch):
     units = stream(64, 64, count=2)
-    monkeypatch.setattr(heads, "MOST_OBUS", 4000)
+    monkeypatch.setattr(heads, "MAX_OBUS", 4000)
     many, padding = heads.pack_units([units[0] + 3000 * units[1]]), heads.pack_units([b"\x7a\x00" * 3000])
     monkeypatch.undo()
     begin = time.process_time()

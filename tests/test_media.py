@@ -19,7 +19,7 @@ from conftest import Clip, Recipe, synthesise, write_clip
 from sdvideo.errors import SinkError, SourceError
 from sdvideo.frames import Colour, Frame, Picture, StreamInfo
 from sdvideo.media import colour
-from sdvideo.media.muxer import open_sink
+from sdvideo.media.output import open_sink
 from sdvideo.media.source import Source, open_source
 
 
@@ -163,7 +163,7 @@ def test_missing_times_are_filled_in(tmp_path: Path, caplog: pytest.LogCaptureFi
         frames = list(source.frames())
         gaps = {b - a for a, b in itertools.pairwise(times_of(source, frames))}
     assert len(frames) == 6 and len(gaps) == 1 and gaps.pop() > 0
-    assert caplog.text.count("spaced by the average rate") == 1
+    assert caplog.text.count("spaced by the average frame rate") == 1
 
 
 # --- bad inputs ---------------------------------------------------------------------------------------------

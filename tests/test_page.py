@@ -19,7 +19,7 @@ from conftest import Clips, synthesise
 
 import sdvideo.reporting.html
 from sdvideo.frames import Colour, Picture
-from sdvideo.reporting.html import Pair, select, write_page
+from sdvideo.reporting.html import Pair, select_frames, write_page
 
 COUNT, RATE, CUT = 60, 25, 40
 BITS, SQUARE = 6, 16  # each picture carries its number in squares along its upper edge
@@ -143,7 +143,7 @@ def test_playback_that_is_too_large_is_coded_again(monkeypatch: pytest.MonkeyPat
     rng = np.random.default_rng(1)
     grey = np.full((64, 96), 128, np.uint8)
     noise = [Picture(rng.integers(16, 235, (128, 192), np.uint8), grey, grey) for _ in range(30)]
-    monkeypatch.setattr(sdvideo.reporting.html, "_FILM_BYTES", 100_000)
+    monkeypatch.setattr(sdvideo.reporting.html, "_PLAYBACK_BYTES", 100_000)
     page = built(FakeReport(len(noise)), [Pair(i, picture, picture) for i, picture in enumerate(noise)])
     assert 20_000 < len(embedded(page, "webm")) * 3 / 4 < 100_000
 
@@ -166,13 +166,13 @@ def test_ten_seconds_of_480p_stay_under_five_megabytes() -> None:
 
 
 def test_short_videos_are_played_whole() -> None:
-    assert select(600, [5], Fraction(25)) == list(range(600))
+    assert select_frames(600, [5], Fraction(25)) == list(range(600))
 
 
 @pytest.mark.parametrize("count", [601, 5000, 200_000])
 @pytest.mark.parametrize("worst", [(), (0, 300), (10, 20, 200, 400, 600), tuple(range(0, 600, 7))])
 def test_long_videos_keep_what_is_around_the_worst_frames(count: int, worst: tuple[int, ...]) -> None:
-    kept = select(count, worst, Fraction(25))
+    kept = select_frames(count, worst, Fraction(25))
     assert kept == sorted(set(kept))
     assert kept[0] >= 0 and kept[-1] < count and len(kept) <= 600
     assert set(worst) <= set(kept)

@@ -1,4 +1,4 @@
-"""The network before AV1 bases: presets balanced and best use it, and nobody who decodes has to know."""
+"""The prefilter of base av1, which presets balanced and best use, and of which decoders know nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sdvideo.codecs.av1.base_layer import PRESETS, Filter, decode_base, encode_b
 from sdvideo.codecs.latent.model_loading import load_prefilter, load_restorer
 from sdvideo.frames import Picture
 from sdvideo.media.source import open_source
-from sdvideo.metrics.fidelity import psnr, structure
+from sdvideo.metrics.fidelity import psnr, structural_similarity
 from sdvideo.restoration.restorer import FrameRestorer
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
@@ -31,57 +31,60 @@ def walk() -> list[Picture]:
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (66, 70), (1, 3), (213, 120)])
-def test_a_picture_keeps_its_size_and_its_colours(width: int, height: int) -> None:
+def test_a_picture_keeps_its_size_and_its_chroma(width: int, height: int) -> None:
     rng = np.random.default_rng(1)
     half = (height + 1) // 2, (width + 1) // 2
     picture = Picture(*(rng.integers(0, 256, size, np.uint8) for size in ((height, width), half, half)))
-    (readied,) = load_prefilter(device="cpu")([picture], 63, FULL)
-    assert readied.y.dtype == np.uint8 and readied.y.shape == (height, width)
-    assert readied.u is picture.u and readied.v is picture.v
+    (filtered,) = load_prefilter(device="cpu")([picture], 63, FULL)
+    assert filtered.y.dtype == np.uint8 and filtered.y.shape == (height, width)
+    assert filtered.u is picture.u and filtered.v is picture.v
 
 
 def test_a_flat_picture_stays_flat(walk: list[Picture]) -> None:
-    """What has no detail has none to make clearer."""
+    """Without detail there is nothing to sharpen."""
     grey = Picture(np.full_like(walk[0].y, 120), walk[0].u, walk[0].v)
-    (readied,) = load_prefilter(device="cpu")([grey], 45, FULL)
-    assert np.abs(readied.y.astype(int) - 120).max() <= 2
+    (filtered,) = load_prefilter(device="cpu")([grey], 45, FULL)
+    assert np.abs(filtered.y.astype(int) - 120).max() <= 2
 
 
 def measured(pictures: list[Picture], crf: int, prefilter: Filter | None) -> tuple[float, float]:
-    """Log of the bits, and MS-SSIM in decibels of what is shown."""
+    """The logarithm of the bits, and the MS-SSIM of the restored pictures in decibels."""
     base = encode_base(pictures, FULL, crf, PRESETS["fast"], prefilter=prefilter)
     size = pictures[0].width, pictures[0].height
-    canvas, alike = FrameRestorer(load_restorer(device="cpu"), *size), []
+    restorer, ms_ssim = FrameRestorer(load_restorer(device="cpu"), *size), []
     for number, (picture, decoded) in enumerate(zip(pictures, decode_base(base, *size), strict=True)):
-        shown = canvas.restore(canvas.prepare(decoded, number == 0), crf)
-        alike.append(structure(picture.y, shown.y)[1])
-    return math.log(base.bits), -10 * math.log10(1 - np.mean(alike))
+        shown = restorer.restore(restorer.prepare(decoded, number == 0), crf)
+        ms_ssim.append(structural_similarity(picture.y, shown.y)[1])
+    return math.log(base.bits), -10 * math.log10(1 - np.mean(ms_ssim))
 
 
 def test_the_shipped_weights_are_worth_having(walk: list[Picture]) -> None:
-    """Fewer bits at equal MS-SSIM than without, at what it costs around there: bad weights cannot land."""
+    """Fewer bits at equal MS-SSIM than without the prefilter, so that bad weights fail this test.
+
+    A difference in MS-SSIM is converted to bits by the slope between the CRFs around it.
+    """
     fine, plain, coarse = (measured(walk, crf, None) for crf in (54, 58, 62))
-    bits, found = measured(walk, 58, load_prefilter(device="cpu"))
+    bits, quality = measured(walk, 58, load_prefilter(device="cpu"))
     per_bit = (fine[1] - coarse[1]) / (fine[0] - coarse[0])
-    assert bits - plain[0] < (found - plain[1]) / per_bit - 0.01
-    # and the picture is still the picture
-    (readied,) = load_prefilter(device="cpu")([walk[0]], 58, FULL)
-    assert 44 < psnr(walk[0], readied)[1] < 60
+    assert bits - plain[0] < (quality - plain[1]) / per_bit - 0.01
+    # and the picture changes little
+    (filtered,) = load_prefilter(device="cpu")([walk[0]], 58, FULL)
+    assert 44 < psnr(walk[0], filtered)[1] < 60
 
 
-def test_drawn_text_is_left_alone() -> None:
-    """What it was not trained on it would change much, and for the worse."""
+def test_rendered_text_stays_unchanged() -> None:
+    """The network was not trained on such pictures, and would change them much and make them worse."""
     page = np.full((240, 320), 235, np.uint8)
     for line in range(12):
         cv2.putText(page, "The quick brown fox 0123456789", (4, 18 + 19 * line), cv2.FONT_HERSHEY_PLAIN, 0.9, 16)
     half = np.full((120, 160), 128, np.uint8)
     picture = Picture(page, half, half)
     for crf in (42, 56):
-        (readied,) = load_prefilter(device="cpu")([picture], crf, FULL)
-        assert readied is picture
+        (filtered,) = load_prefilter(device="cpu")([picture], crf, FULL)
+        assert filtered is picture
 
 
-def test_a_fast_encode_does_without_torch(tmp_path: Path) -> None:
+def test_a_fast_encode_imports_no_torch(tmp_path: Path) -> None:
     for preset, loaded in (("fast", "False"), ("balanced", "True")):
         call = f"sdvideo.encode({str(SAMPLE)!r}, {str(tmp_path / preset)!r}, preset={preset!r}, quality=5)"
         script = f"import sys, sdvideo; {call}; print('torch' in sys.modules)"

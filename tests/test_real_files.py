@@ -22,7 +22,7 @@ from conftest import synthesise
 
 import sdvideo
 from sdvideo.frames import Frame, Picture, StreamInfo
-from sdvideo.media.muxer import open_sink
+from sdvideo.media.output import open_sink
 from sdvideo.media.source import open_source
 
 
@@ -453,7 +453,7 @@ def test_film_with_everything(inputs, tmp_path: Path, caplog: pytest.LogCaptureF
     assert [codec for _, codec, _, _ in streams_of(source)] == ["ac3", "opus", "subrip", "ass", "hdmv_pgs_subtitle"]
     assert [(c.start * c.time_base, c.title) for c in info.chapters] == [(0, "One"), (Fraction(3, 10), "Two")]
     assert info.metadata["title"] == "Film"
-    assert "no such things: attached file odd.ttf; keep the original" in caplog.text
+    assert "an .sdv cannot hold them: attached file odd.ttf; keep the original" in caplog.text
     caplog.clear()
     there_and_back(source, tmp_path / "back.mp4")
     assert streams_of(tmp_path / "back.mp4") == streams_of(source)[:2]
@@ -639,4 +639,4 @@ def test_videos_joined_without_care_are_told_of(inputs, tmp_path: Path, caplog: 
     (tmp_path / "two.ts").write_bytes(2 * (tmp_path / "one.ts").read_bytes())
     with open_source(tmp_path / "two.ts") as video:
         assert len(list(video.frames())) == 100
-    assert "times jump back, as where files were joined" in caplog.text
+    assert "times jump back, as in joined files" in caplog.text

@@ -1,7 +1,7 @@
-"""Reports: what the measures say of pictures whose damage is known, and what a report does with videos that differ.
+"""Reports: the measures of damage of a known kind, the outputs, and videos that differ.
 
-The calibration pins the definitions of `sdvideo/stability.py`: damage of a known kind is put into the sample clip,
-stored without loss, and reported on like any video.
+The calibration pins the definitions in `sdvideo/metrics/flicker.py`: damage of a known kind is put into the sample
+clip, which is stored without loss and reported on like any video.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import gc
 import json
-import math
 import re
 import subprocess
 import sys
@@ -27,14 +26,16 @@ import pytest
 from conftest import Clips, Recipe, synthesise, write_clip
 
 import sdvideo
-from sdvideo.errors import SdvError, SourceError
+from sdvideo.cli.describe import describe_report
+from sdvideo.container import Reader
+from sdvideo.errors import SourceError
 from sdvideo.frames import Colour, Picture, StreamInfo
 from sdvideo.media.colour import to_frame
 from sdvideo.media.source import open_source
-from sdvideo.metrics.fidelity import LEAST_SIDE, psnr, structure
-from sdvideo.metrics.flicker import flicker, key_frame_pop
-from sdvideo.metrics.vmaf import Scorer, find_ffmpeg
-from sdvideo.motion.source_motion import source_motion
+from sdvideo.metrics import MEASURES, Measure
+from sdvideo.metrics.meter import Meter
+from sdvideo.metrics.vmaf import find_ffmpeg
+from sdvideo.motion.source_motion import SourceMotion
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
 COUNT = 25  # frames of the sample: before its cut
@@ -43,7 +44,7 @@ needs_ffmpeg = pytest.mark.skipif(find_ffmpeg() is None, reason="imageio-ffmpeg 
 
 
 def store(path: Path, pictures: list[Picture], options: dict[str, str]) -> Path:
-    """The pictures as H.264 of 25 frames per second."""
+    """Store pictures as H.264 with 25 frames per second."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options=options)
         stream.width, stream.height, stream.pix_fmt = pictures[0].width, pictures[0].height, "yuv420p"
@@ -70,7 +71,7 @@ def plane_by_plane(change: Callable[[np.ndarray], np.ndarray], picture: Picture)
 
 @pytest.fixture(scope="module")
 def damaged(sample, tmp_path_factory) -> Iterator[Callable[[str], dict]]:
-    """The summary of the report on the sample with damage of a kind."""
+    """A function: the kind of damage -> the summary of the report on the sample with that damage."""
     folder = tmp_path_factory.mktemp("calibration")
     source = store(folder / "source.mkv", sample, LOSSLESS)
     noise = np.random.default_rng(7)
@@ -110,7 +111,7 @@ def test_alternating_luminance_flickers_more_than_noise(damaged):
     assert 7 < found["delta_l"]["clip"] < 9
 
 
-def test_blur_is_steady_and_smooth(damaged):
+def test_blur_is_steady_and_smoothing(damaged):
     found = damaged("blur")
     assert found["phi"]["clip"] < 0.15
     assert found["r_w"]["clip"] < 0.7
@@ -122,7 +123,7 @@ def test_a_clean_frame_at_every_group_start_pops(damaged):
     assert found["kp"] > 2
 
 
-def test_an_equal_video_has_no_error_and_no_nan(damaged):
+def test_an_identical_video_has_no_error_and_no_nan(damaged):
     found = damaged("none")
     assert (found["mcf"]["clip"], found["phi"]["clip"], found["r_w"]["clip"]) == (100, 0, 1)
     assert (found["psnr"]["min"], found["ms_ssim"]["min"], found["delta_l"]["max"]) == (100, 1, 0)
@@ -144,74 +145,10 @@ def test_vmaf_and_xpsnr_prefer_the_better_video(damaged):
     assert blur["vmaf"]["clip"] < 90
 
 
-# --- the measures themselves ----------------------------------------------------------------------------------
-
-
-def grey(plane: np.ndarray) -> Picture:
-    half = np.full((-(-plane.shape[0] // 2), -(-plane.shape[1] // 2)), 128, np.uint8)
-    return Picture(plane, half, half.copy())
-
-
-def test_psnr_is_that_of_its_definition():
-    rng = np.random.default_rng(0)
-    one, other = (Picture(*(rng.integers(0, 256, s, np.uint8) for s in ((7, 9), (4, 5), (4, 5)))) for _ in range(2))
-    errors = [np.square(a.astype(float) - b) for a, b in ((one.y, other.y), (one.u, other.u), (one.v, other.v))]
-    everything = np.concatenate([error.ravel() for error in errors])
-    wanted = [10 * np.log10(255**2 / error.mean()) for error in (everything, *errors)]
-    assert psnr(one, other) == pytest.approx(wanted)
-    assert psnr(one, one) == (100, 100, 100, 100)
-
-
-def test_ssim_of_flat_pictures_is_its_luminance_term():
-    one, other = np.full((200, 200), 100, np.uint8), np.full((200, 200), 120, np.uint8)
-    luminance = (2 * 100 * 120 + 6.5025) / (100**2 + 120**2 + 6.5025)
-    ssim, ms_ssim = structure(one, other)
-    assert ssim == pytest.approx(luminance, rel=1e-5)
-    assert ms_ssim == pytest.approx(luminance**0.1333, rel=1e-5)
-
-
-def test_structure_of_small_pictures():
-    plane = np.arange(200 * (LEAST_SIDE - 1), dtype=np.uint32).reshape(200, -1).astype(np.uint8)
-    ssim, ms_ssim = structure(plane, plane)
-    assert ssim == pytest.approx(1) and math.isnan(ms_ssim)
-    assert all(map(math.isnan, structure(plane[:8], plane[:8])))
-
-
-def test_flicker_is_measured_along_the_motion():
-    """An error that travels with the content is no flicker; one that stays on the screen is."""
-    pictures = [planes[0] for planes in synthesise(160, 96, 2, speed=6.0)]
-    motion = source_motion(*pictures)
-    assert not motion.cut
-    seen = motion.visible.mean()
-    assert seen > 0.7
-    dirt = np.zeros_like(pictures[0])
-    dirt[40:50, 60:80] = 40
-    moved = np.roll(dirt, (-2, -6), (0, 1))  # content of `synthesise` moves up and left by a third and one of its speed
-    stuck, carried = (flicker(motion, *pictures, pictures[0] + dirt, pictures[1] + now) for now in (dirt, moved))
-    assert carried.coverage == pytest.approx(seen)
-    assert carried.change < 0.25 * stuck.change
-    assert carried.phi < 0.2 < stuck.phi
-
-
-@pytest.mark.parametrize("size", [(16, 16), (9, 33), (64, 48)])
-def test_motion_of_small_pictures(size):
-    planes = [np.random.default_rng(1).integers(0, 256, size, np.uint8)] * 2
-    motion = source_motion(*planes)
-    assert motion.positions.shape[:2] == motion.visible.shape == size
-    assert motion.visible.mean() > 0.9
-
-
-def test_key_frame_pop_of_nothing_to_compare():
-    assert math.isnan(key_frame_pop([1.0, 2.0], [False, False]))
-    assert math.isnan(key_frame_pop([1.0, 0.0], [True, False]))
-    assert key_frame_pop([0.0, 0.0], [True, False]) == 1
-    assert key_frame_pop([6.0, 1.0, 3.0], [True, False, False]) == 3
-
-
 # --- reports ------------------------------------------------------------------------------------------------
 
 
-def test_frames_at_cuts_are_named_and_left_out(clips: Clips, tmp_path):
+def test_frames_at_cuts_are_listed_and_left_out(clips: Clips, tmp_path):
     clip = clips["cut"]
     result = sdvideo.report(clip.path, clip.path, json=tmp_path / "r.json")
     assert result.summary["cuts"] == [clip.cut]
@@ -220,7 +157,7 @@ def test_frames_at_cuts_are_named_and_left_out(clips: Clips, tmp_path):
     assert [row["frame"] for row in rows if row["mcf"] is None] == [0, clip.cut]
 
 
-def test_the_worst_frames_are_found_and_apart(sample, tmp_path):
+def test_the_worst_frames_are_found_and_some_distance_apart(sample, tmp_path):
     source = store(tmp_path / "source.mkv", sample, LOSSLESS)
     bad = {3: 30, 4: 31, 20: 20}
     rng = np.random.default_rng(0)
@@ -249,6 +186,45 @@ def test_all_outputs_agree(clips: Clips, tmp_path):
     assert "<html" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
+class EdgeMeter(Meter):
+    """A measure for the test below: the brightness of the first sample of every decoded picture."""
+
+    def __init__(self, info: StreamInfo) -> None:
+        self._values: list[float] = []
+
+    def add(self, source: Picture, decoded: Picture, motion: SourceMotion | None = None) -> None:
+        self._values.append(float(decoded.y[0, 0]))
+
+    def finish(self) -> dict[str, list[float]]:
+        return {"edge": self._values}
+
+
+def test_a_measure_is_added_by_one_row(clips: Clips, tmp_path, monkeypatch):
+    row = Measure("edge", "Edge", "grey levels", "lower", f"{__name__}:EdgeMeter", "Brightness at the edge.")
+    for module in ("sdvideo.metrics", "sdvideo.reporting.report", "sdvideo.reporting.html"):
+        monkeypatch.setattr(f"{module}.MEASURES", (*MEASURES, row))
+    clip = clips["cfr"]
+    result = sdvideo.report(clip.path, clip.path, csv=tmp_path / "r.csv", html=tmp_path / "r.html")
+    document = result.document()
+    assert document["measures"][-1] == {"name": "edge", "title": "Edge", "unit": "grey levels", "better": "lower"}
+    values = [float(planes[0][0, 0]) for planes in clip.planes]
+    assert [frame["edge"] for frame in document["frames"]] == pytest.approx(values, abs=3)
+    assert document["summary"]["edge"]["max"] == pytest.approx(max(values), abs=3)
+    assert (tmp_path / "r.csv").read_text().splitlines()[0].endswith(",coverage,edge")
+    assert "Brightness at the edge." in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert any(line.startswith("Edge") for line in describe_report(result))
+
+
+def test_an_sdv_is_opened_once(clips: Clips, tmp_path, monkeypatch):
+    """Also with a page, which needs all pictures a second time."""
+    coded, opened = tmp_path / "a.sdv", []
+    sdvideo.encode(clips["cfr"].path, coded, preset="fast")
+    open_reader = Reader.__init__
+    monkeypatch.setattr(Reader, "__init__", lambda self, *args, **kw: opened.append(open_reader(self, *args, **kw)))
+    sdvideo.report(clips["cfr"].path, coded, html=tmp_path / "r.html")
+    assert len(opened) == 1
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_length(tmp_path):
     """400 more frames of 320x240 would be 46 MB; their rows are some 100 kB."""
@@ -269,7 +245,7 @@ def test_memory_does_not_grow_with_length(tmp_path):
 
 
 def shorter(folder: Path, name: str, ticks: tuple[int, ...], size=(96, 64)) -> Path:
-    """The clip "cfr" of conftest with frames only at some of its times."""
+    """The clip "cfr" of conftest with only the frames at these times."""
     pictures = synthesise(*size, 16)
     chosen = [pictures[tick // 512] for tick in ticks]
     write_clip(folder / name, chosen, Recipe(ticks=ticks, last_duration=ticks[-1] - ticks[-2]))
@@ -288,14 +264,14 @@ def test_videos_that_differ_are_refused(clips: Clips, tmp_path):
 
 
 def test_align_by_time(clips: Clips, tmp_path):
-    """At half the rate every frame is met twice: the second time by the next frame of the source."""
+    """At half the rate every frame is used twice, the second time for the next frame of the source."""
     half = shorter(tmp_path, "half.mp4", tuple(range(0, 16 * 512, 1024)))
     result = sdvideo.report(clips["cfr"].path, half, align=True)
     exact = [row["frame"] for row in result.frames() if row["psnr"] > 40]
     assert exact == list(range(0, 16, 2))
     assert any("paired by time" in note for note in result.info["notes"])
-    met = next(note for note in result.info["notes"] if "met again" in note)
-    assert int(re.match(r"\d+", met).group()) in (7, 8)
+    repeated = next(note for note in result.info["notes"] if "repeated" in note)
+    assert int(re.match(r"\d+", repeated).group()) in (7, 8)
     with av.open(str(half)) as video:
         sizes = [packet.size for packet in video.demux(video=0) if packet.size]
     assert sum(row["bytes"] for row in result.frames()) == sum(sizes)
@@ -306,17 +282,17 @@ def test_align_of_lengths_and_sizes(clips: Clips, tmp_path):
     result = sdvideo.report(clips["cfr"].path, begun, align=True)
     assert result.summary["frames"] == 10 and result.summary["psnr"]["min"] > 40
     assert "6 frames of" in result.info["notes"][0] and "after the end" in result.info["notes"][0]
-    turned_round = sdvideo.report(begun, clips["cfr"].path, align=True)
-    assert turned_round.summary["frames"] == 10
-    assert "6 frames of" in turned_round.info["notes"][0] and "met none" in turned_round.info["notes"][0]
+    swapped = sdvideo.report(begun, clips["cfr"].path, align=True)
+    assert swapped.summary["frames"] == 10
+    assert "6 frames of" in swapped.info["notes"][0] and "left out" in swapped.info["notes"][0]
     small = shorter(tmp_path, "small.mp4", tuple(range(0, 16 * 512, 512)), size=(48, 32))
     scaled = sdvideo.report(clips["cfr"].path, small, align=True)
     assert "scaled from 48x32 to 96x64" in scaled.info["notes"][0]
     assert scaled.summary["frames"] == 16
 
 
-def test_code_values_that_mean_something_else(tmp_path):
-    """The same pictures in limited and in full range are no worse for it, but code values say so."""
+def test_videos_of_different_range_are_converted_only_with_align(tmp_path):
+    """The same pictures in limited and in full range look the same, but their code values differ."""
     limited = [tuple(np.clip(plane, 16, 235) for plane in planes) for planes in synthesise(96, 64, 6)]
     stretch = (16, 0, 255 / 219), (128, 128, 255 / 224), (128, 128, 255 / 224)
     full = [
@@ -349,44 +325,18 @@ def test_align_changes_nothing_where_nothing_differs(clips: Clips):
 
 
 @needs_ffmpeg
-def test_scores_are_aligned_by_frame_number():
-    """One bad frame has the one bad score."""
-    pictures = [Picture(*planes) for planes in synthesise(97, 65, 12)]
-    info = StreamInfo(97, 65, Fraction(1, 25), rate=Fraction(25))
-    with Scorer(info) as scorer:
-        for number, picture in enumerate(pictures):
-            blurred = replace(picture, y=cv2.GaussianBlur(picture.y, (0, 0), 2))
-            scorer.add(picture, blurred if number == 7 else picture)
-        scores = scorer.finish()
-    for name, values in scores.items():
-        assert len(values) == 12 and int(np.argmin(values)) == 7, name
-
-
-@needs_ffmpeg
 def test_a_report_that_ends_early_leaves_nothing_open(clips: Clips, tmp_path):
     begun = shorter(tmp_path, "begun.mp4", tuple(range(0, 10 * 512, 512)))
     gc.collect()
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with pytest.raises(SourceError):
             sdvideo.report(clips["cfr"].path, begun)
         gc.collect()
-    assert not [warning.message for warning in told if warning.category is ResourceWarning]
-
-
-@needs_ffmpeg
-def test_an_ffmpeg_that_fails_is_an_error_of_ours():
-    info = StreamInfo(64, 64, Fraction(1, 25))
-    with Scorer(info) as scorer, pytest.raises(SdvError, match="ffmpeg"):
-        scorer._process.kill()
-        for _ in range(100):
-            scorer.add(*[grey(np.zeros((64, 64), np.uint8))] * 2)
-        scorer.finish()
+    assert not [warning.message for warning in caught if warning.category is ResourceWarning]
 
 
 def test_without_the_extra_the_report_has_no_vmaf(clips: Clips, monkeypatch):
     monkeypatch.setattr("sdvideo.metrics.vmaf.find_ffmpeg", lambda: None)
     result = sdvideo.report(clips["cfr"].path, clips["cfr"].path)
     assert "vmaf" not in result.summary and "mcf" in result.summary
-    with pytest.raises(SdvError, match=r"pip install"):
-        Scorer(StreamInfo(64, 64, Fraction(1, 25)))

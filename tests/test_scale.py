@@ -15,9 +15,10 @@ from conftest import Clips
 
 import sdvideo
 from sdvideo.codecs.av1.bitstream import unpack_step
+from sdvideo.codecs.registry import codec_for_header
 from sdvideo.container import Header, Reader
 from sdvideo.container.header import pack_header, unpack_header
-from sdvideo.container.index import pack_preamble
+from sdvideo.container.preamble import pack_preamble
 from sdvideo.errors import FormatError, ModelError, SettingError
 from sdvideo.frames import Picture
 from sdvideo.media.source import open_source
@@ -139,9 +140,9 @@ def test_headers_without_a_restorer_or_with_another_scale_are_refused(half):
         with pytest.raises(FormatError, match="scale"):
             unpack_header(text.replace(b'"scale":[1,2]', wrong))
     with pytest.raises(FormatError, match="restorer"):
-        unpack_header(text.replace(b'"restorer"', b'"other"'))
+        codec_for_header(unpack_header(text.replace(b'"restorer"', b'"other"')))
     with pytest.raises(FormatError, match="scale"):
-        unpack_header(text.replace(b'"base":"none"', b'"base":"av1"'))
+        codec_for_header(unpack_header(text.replace(b'"base":"none","coder"', b'"base":"av1","was"')))
 
 
 def test_another_network_than_the_files_is_refused(half, tmp_path):

@@ -1,4 +1,4 @@
-"""Where one group of an AV1 base ends and the next begins, less pops than between groups coded alone."""
+"""GOP boundaries of base av1: a group that follows another one begins with a smaller pop than one coded alone."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 from conftest import Clips
 
 import sdvideo
-from sdvideo.codecs.av1.gop_boundary import joined, last_error
+from sdvideo.codecs.av1.gop_boundary import add_error, boundary_error
 from sdvideo.container import Reader
 from sdvideo.frames import Frame, Picture, StreamInfo
-from sdvideo.media.muxer import open_sink
+from sdvideo.media.output import open_sink
 from sdvideo.media.source import open_source
 from sdvideo.metrics.fidelity import decibel
 from sdvideo.metrics.flicker import flicker
@@ -38,7 +38,7 @@ def pictures_of(path: Path, count: int) -> list[Picture]:
         return [frame.picture for frame in islice(video.frames(), count)]
 
 
-def shown(source: Path, target: Path, **settings) -> list[np.ndarray]:
+def encode_and_decode(source: Path, target: Path, **settings) -> list[np.ndarray]:
     sdvideo.encode(source, target, preset="fast", keyint=GROUP, **settings)
     with sdvideo.open(target) as video:
         return [frame.picture.y for frame in video]
@@ -49,15 +49,15 @@ def walk() -> list[Picture]:
     return pictures_of(SAMPLE, 2 * GROUP)
 
 
-def test_a_group_begins_with_less_of_a_pop(walk: list[Picture], tmp_path: Path) -> None:
-    together = shown(write(tmp_path / "both.y4m", walk), tmp_path / "both.sdv", quality=15)
-    alone = shown(write(tmp_path / "second.y4m", walk[GROUP:]), tmp_path / "second.sdv", quality=15)
-    before, now = walk[GROUP - 1].y, walk[GROUP].y
-    motion = source_motion(before, now)
+def test_a_group_begins_with_a_smaller_pop(walk: list[Picture], tmp_path: Path) -> None:
+    together = encode_and_decode(write(tmp_path / "both.y4m", walk), tmp_path / "both.sdv", quality=15)
+    alone = encode_and_decode(write(tmp_path / "second.y4m", walk[GROUP:]), tmp_path / "second.sdv", quality=15)
+    previous, current = walk[GROUP - 1].y, walk[GROUP].y
+    motion = source_motion(previous, current)
     last = together[GROUP - 1]
-    soft, hard = (flicker(motion, before, now, last, first).change for first in (together[GROUP], alone[0]))
+    soft, hard = (flicker(motion, previous, current, last, first).new_error for first in (together[GROUP], alone[0]))
     assert soft < 0.8 * hard
-    # and what that costs is little
+    # and this costs little
     kept, lost = (
         decibel(np.mean([np.square(x.y - y.astype(float)).mean() for x, y in zip(walk[GROUP:], group, strict=True)]))
         for group in (together[GROUP:], alone)
@@ -65,7 +65,7 @@ def test_a_group_begins_with_less_of_a_pop(walk: list[Picture], tmp_path: Path) 
     assert kept > lost - 1
 
 
-def test_nothing_is_carried_over_a_cut(clips: Clips, tmp_path: Path) -> None:
+def test_no_error_is_carried_across_a_scene_cut(clips: Clips, tmp_path: Path) -> None:
     clip = clips["cut"]
     pictures = pictures_of(clip.path, clip.frames)
     both = write(tmp_path / "both.y4m", pictures)
@@ -80,10 +80,10 @@ def test_nothing_is_carried_over_a_cut(clips: Clips, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 48), (33, 47), (1, 1), (17, 200)])
-def test_any_size_can_be_joined(width: int, height: int) -> None:
+def test_pictures_of_any_size_can_keep_an_error(width: int, height: int) -> None:
     rng = np.random.default_rng(1)
     sizes = (height, width), *[((height + 1) // 2, (width + 1) // 2)] * 2
     picture, other = (Picture(*(rng.integers(0, 256, size, np.uint8) for size in sizes)) for _ in range(2))
-    assert all(error.shape == size for error, size in zip(last_error(picture, picture, other, picture), sizes))
-    same = joined(picture, last_error(picture, picture, picture, picture), 1)
+    assert all(error.shape == size for error, size in zip(boundary_error(picture, picture, other, picture), sizes))
+    same = add_error(picture, boundary_error(picture, picture, picture, picture), 1)
     assert all(np.array_equal(getattr(same, plane), getattr(picture, plane)) for plane in "yuv")

@@ -20,7 +20,7 @@ import torch
 import sdvideo
 from sdvideo.container import KEY, CodedFrame, Group, Header, ModelId, Reader, Writer
 from sdvideo.frames import Frame, Picture, StreamInfo
-from sdvideo.media.muxer import open_sink
+from sdvideo.media.output import open_sink
 from sdvideo.media.source import open_source
 
 LAUNCH = Path(__file__).parents[1] / "scripts" / "benchmarks" / "launch.py"

@@ -228,6 +228,18 @@ def test_damaged_exif_does_not_matter(tmp_path, caplog):
     assert_alike(as_read(tmp_path / "photo.jpg"), photo(), most=4)
 
 
+def test_exif_that_cannot_be_written_again_still_turns_the_picture(tmp_path, caplog):
+    """The tag for the camera's maker, a text, holds a fraction here."""
+    tags = struct.pack("<H", 2) + struct.pack("<HHII", 0x010F, 5, 1, 38) + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + tags + bytes(4) + struct.pack("<II", 1, 3)
+    photo(90, 64).save(tmp_path / "photo.jpg", exif=exif, quality=98)
+    with pytest.raises(AttributeError):
+        ImageOps.exif_transpose(Image.open(tmp_path / "photo.jpg"))
+    with caplog.at_level(logging.WARNING, "sdvideo"):
+        assert as_read(tmp_path / "photo.jpg").size == (64, 90)
+    assert not caplog.records
+
+
 def test_grey_palette_and_one_bit(tmp_path):
     grey = photo(mode="L")
     grey.save(tmp_path / "grey.png")
@@ -261,7 +273,7 @@ def test_transparency_is_put_on_white(tmp_path, caplog):
         caplog.clear()
         with caplog.at_level(logging.WARNING, "sdvideo"):
             assert_alike(as_read(tmp_path / "layers.png"), expected, most=3)
-        assert lines(caplog) == "what is transparent is put on white"
+        assert lines(caplog) == "transparent parts are put on white"
     opaque = photo(mode="RGBA")
     opaque.save(tmp_path / "opaque.png")
     caplog.clear()
@@ -384,7 +396,7 @@ def test_a_broken_profile_is_left_out(tmp_path, icc, caplog):
     photo().save(tmp_path / "photo.png", icc_profile=icc)
     with caplog.at_level(logging.WARNING, "sdvideo"):
         found = as_read(tmp_path / "photo.png")
-    assert "its colour profile is left out" in lines(caplog)
+    assert "its ICC profile is left out" in lines(caplog)
     assert_alike(found, photo())
     with open_source(tmp_path / "photo.png") as source:
         assert source.info.icc == b""
@@ -396,7 +408,7 @@ def test_a_profile_that_leads_nowhere_is_left_out(tmp_path, mode, caplog):
     photo(mode=mode).save(tmp_path / "photo.tif", icc_profile=icc)
     with caplog.at_level(logging.WARNING, "sdvideo"):
         assert_alike(as_read(tmp_path / "photo.tif"), photo(mode=mode))
-    assert "its colour profile is left out" in lines(caplog)
+    assert "its ICC profile is left out" in lines(caplog)
 
 
 def packed(data: bytes) -> str:
@@ -662,7 +674,7 @@ def test_videos_do_without_pillow(clips):
     code = f"""
 import sys
 from sdvideo.media.source import open_source
-from sdvideo.media.muxer import open_sink
+from sdvideo.media.output import open_sink
 with open_source({str(clips["cfr"].path)!r}) as video:
     assert sum(1 for _ in video.frames()) == 16
 print("PIL" in sys.modules)

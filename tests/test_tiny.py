@@ -11,10 +11,10 @@ import sdvideo
 from sdvideo import weights
 from sdvideo.codecs.latent.model_loading import TINY
 from sdvideo.frames import Frame
-from sdvideo.media.muxer import open_sink
+from sdvideo.media.output import open_sink
 from sdvideo.media.scaling import scaled
 from sdvideo.media.source import open_source
-from sdvideo.metrics.fidelity import psnr, structure
+from sdvideo.metrics.fidelity import psnr, structural_similarity
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
 PSNR_Y, MS_SSIM = 27.5, 0.94  # 0.4 dB and 0.006 below what it reaches
@@ -52,7 +52,7 @@ def test_pictures_look_like_their_source(clip, coded):
     with open_source(clip) as source, sdvideo.open(coded, device="cpu") as video:
         for before, after in zip(source.frames(), video, strict=True):
             assert psnr(before.picture, after.picture)[1] > PSNR_Y
-            assert structure(before.picture.y, after.picture.y)[1] > MS_SSIM
+            assert structural_similarity(before.picture.y, after.picture.y)[1] > MS_SSIM
 
 
 def test_its_files_decode_without_naming_a_model(clip, coded, tmp_path):

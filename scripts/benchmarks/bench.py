@@ -1,8 +1,8 @@
 """sdvideo against x264, x265, SVT-AV1 and VVenC, its pictures against JPEG, WebP and AVIF: what the README shows.
 
-    python scripts/benchmarks/bench.py CLIPS_FOLDER --stills FOLDER --out FOLDER                  all but speed
-    python scripts/benchmarks/bench.py CLIPS_FOLDER --stills FOLDER --out FOLDER --only speed     with nothing else running
-    python scripts/benchmarks/bench.py CLIPS_FOLDER --stills FOLDER --out FOLDER --only tables    from what was measured
+    python scripts/benchmarks/bench.py CLIPS --stills FOLDER --out FOLDER                  all but speed
+    python scripts/benchmarks/bench.py CLIPS --stills FOLDER --out FOLDER --only speed     with nothing else running
+    python scripts/benchmarks/bench.py CLIPS --stills FOLDER --out FOLDER --only tables    from what was measured
 
 A clip's first 64 frames (--frames), scaled down to a short side of at most 480 (--short), without sound, are what
 every codec gets and what comes out is measured against. The parts, in this order:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from sdvideo.frames import Frame, Picture, StreamInfo
-from sdvideo.media.muxer import open_sink
+from sdvideo.media.output import open_sink
 from sdvideo.media.source import open_source
 from sdvideo.metrics import fidelity
 

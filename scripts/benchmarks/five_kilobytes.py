@@ -26,7 +26,7 @@ from clips import STILLS, files_in
 from journal import number, row_of, say
 from sdvideo.frames import Colour
 from sdvideo.media.colour import from_rgb, to_rgb
-from sdvideo.metrics.fidelity import psnr, structure
+from sdvideo.metrics.fidelity import psnr, structural_similarity
 
 SIDE = 512
 COLOUR = Colour(full_range=True, matrix=5)  # as in JPEG
@@ -111,7 +111,7 @@ def main() -> None:
         for title, code in ways(options.model).items():
             shown = code(rgb, 0) if title.endswith("(his)") else within(code, rgb, options.bytes)
             x, y = (from_rgb(pixels, COLOUR) for pixels in (rgb, shown.rgb))
-            figures = shown.bytes, psnr(x, y)[1], structure(x.y, y.y)[0]
+            figures = shown.bytes, psnr(x, y)[1], structural_similarity(x.y, y.y)[0]
             found.setdefault(title, []).append(figures)
             lines.append(_row(path.stem, title, figures))
             say(lines[-1])

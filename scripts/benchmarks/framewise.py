@@ -3,7 +3,7 @@
     python scripts/benchmarks/framewise.py CLIP [CLIP ...] --model DIR [--frames 48] [--short 288] [--out FOLDER]
 
 Prints a Markdown table. For every clip: his 8-bit latents and his palette, each frame alone (`--keyint 1`); latents
-quantised uniformly at as many bits as each of the two, in groups, also of pictures stored at two thirds of their size;
+quantized uniformly at as many bits as each of the two, in groups, also of pictures stored at two thirds of their size;
 and the palette in groups, whose dither stays where the picture does. Bits are those of whole files. "At equal bits"
 means the finest quality that takes no more; where the finest there is takes less, the row shows how much less. With
 --out, a strip of each clip's pictures is written there: three frames in a row, and below each how its error differs

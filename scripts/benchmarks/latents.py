@@ -25,7 +25,7 @@ from clips import VIDEOS, Clip, files_in, without_tracks
 from journal import number, row_of
 from sdvideo.codecs.latent.latent_space import STEPS_PER_DEVIATION
 from sdvideo.codecs.latent.model_loading import load_model
-from sdvideo.media.muxer import open_sink
+from sdvideo.media.output import open_sink
 from speed import machine
 
 QUALITIES = (40, 60, 80, 100)

@@ -11,7 +11,7 @@ import numpy as np
 
 from clips import Clip, without_tracks
 from sdvideo.frames import Picture, StreamInfo
-from sdvideo.media.muxer import open_sink
+from sdvideo.media.output import open_sink
 from sdvideo.motion.source_motion import SourceMotion, source_motion
 
 

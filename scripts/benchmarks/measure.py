@@ -50,7 +50,7 @@ from sdvideo.codecs.latent.model_loading import load_model
 from sdvideo.codecs.latent.rate_control import ConstantQuality, step_index
 from sdvideo.container import Reader
 from sdvideo.frames import Frame, Picture
-from sdvideo.media.muxer import open_sink
+from sdvideo.media.output import open_sink
 from sdvideo.media.source import open_source
 from sdvideo.settings import DEFAULT_QUALITY
 
@@ -171,10 +171,12 @@ def measure_still(clip: Clip, options: argparse.Namespace) -> dict:
     picture = next(clip.frames()).picture
     model = load_model(device="cpu")
     height, width = picture.y.shape
-    encoder = FrameEncoder(model, height, width, ConstantQuality(step_index(DEFAULT_QUALITY)), 8)
+    rate = ConstantQuality(step_index(DEFAULT_QUALITY))
     decoder = FrameDecoder(model, height, width)
     sizes, shares, unasked, before = [], [], 0, None
     for index in range(16):
+        if index % 8 == 0:
+            encoder = FrameEncoder(model, height, width, rate)
         coded = encoder.encode(Frame(index, 1, picture))
         symbols = decoder.parse(coded)
         shown = decoder.reconstruct(coded, symbols).picture

@@ -14,9 +14,9 @@ import cv2
 from material import Hole, Material
 from ours import Ours
 from peers import Peer
-from sdvideo.metrics.fidelity import psnr, structure
-from sdvideo.metrics.flicker import flicker, whole
-from sdvideo.metrics.vmaf import Scorer
+from sdvideo.metrics.fidelity import psnr, structural_similarity
+from sdvideo.metrics.flicker import flicker, mean_flicker
+from sdvideo.metrics.vmaf import VmafMeter
 
 
 def one_thread_each() -> None:
@@ -43,13 +43,13 @@ def compare(material: Material, codec: Ours | Peer, coded: Path) -> dict[str, fl
     """Means over the frames. Raises Hole if there are not as many as in the source."""
     planes, similarities, flickers, before = [], [], [], None
     count = 0
-    with Scorer(material.info, threads=1) as scorer:
+    with VmafMeter(material.info, threads=1) as scorer:
         rows = zip_longest(material.pictures(), material.motions(), codec.decode(material, coded))
         for original, motion, shown in rows:
             if original is not None and shown is not None:
                 scorer.add(original, shown)
                 planes.append(psnr(original, shown)[1])
-                similarities.append(structure(original.y, shown.y)[1])
+                similarities.append(structural_similarity(original.y, shown.y)[1])
                 # At a cut there is no motion to follow.
                 if motion is not None and not motion.cut:
                     flickers.append(flicker(motion, before[0].y, original.y, before[1].y, shown.y))
@@ -59,7 +59,7 @@ def compare(material: Material, codec: Ours | Peer, coded: Path) -> dict[str, fl
             raise Hole(f"{count} of {material.frames} frames came out")
         scores = scorer.finish()
     seen = [found for found in flickers if found is not None]
-    steadiness = whole(seen) if seen else None
+    steadiness = mean_flicker(seen) if seen else None
     found = {
         "psnr_y": statistics.fmean(planes),
         "ms_ssim": statistics.fmean(similarities),

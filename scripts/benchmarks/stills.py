@@ -23,8 +23,8 @@ from ours import DEFAULT_PRESET, Ours
 from sdvideo.container import Reader
 from sdvideo.frames import Colour, Frame, Picture, StreamInfo
 from sdvideo.media.colour import from_rgb, to_rgb
-from sdvideo.media.muxer import open_sink
-from sdvideo.metrics.fidelity import structure
+from sdvideo.media.output import open_sink
+from sdvideo.metrics.fidelity import structural_similarity
 
 COLOUR = Colour(full_range=False, matrix=6)
 
@@ -107,4 +107,4 @@ def read_still(path: Path) -> Picture:
 
 
 def _distance(picture: Picture, shown: Picture) -> dict[str, float]:
-    return {**psnr(picture, shown), "ms_ssim": structure(picture.y, shown.y)[1]}
+    return {**psnr(picture, shown), "ms_ssim": structural_similarity(picture.y, shown.y)[1]}

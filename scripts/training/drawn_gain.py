@@ -1,4 +1,5 @@
-"""Measures what AV1's tools for screen content save on videos detected as such, see sdvideo/codecs/av1/screen_content.py.
+"""Measures what AV1's tools for screen content save on videos detected as such, see
+sdvideo/codecs/av1/screen_content.py.
 
     python scripts/training/drawn_gain.py FOLDER [FOLDER ...]
 
@@ -24,7 +25,7 @@ from sdvideo.codecs.av1.base_layer import decode_base, encode_base
 from sdvideo.codecs.av1.screen_content import is_screen_content
 from sdvideo.container.header import SCALES
 from sdvideo.frames import Picture
-from sdvideo.metrics.fidelity import decibel, structure
+from sdvideo.metrics.fidelity import decibel, structural_similarity
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from curves import bits_ratio
@@ -39,7 +40,7 @@ def point(pictures: list[Picture], crf: float, preset: str) -> tuple[float, floa
     coded = encode_base(pictures, SCALES[0], crf, SVT_PRESETS[preset])
     shown = list(decode_base(coded, pictures[0].width, pictures[0].height))
     squared = np.mean([np.square(a.y.astype(np.float32) - b.y).mean() for a, b in zip(pictures, shown)])
-    alike = np.mean([structure(a.y, b.y)[1] for a, b in zip(pictures, shown)])
+    alike = np.mean([structural_similarity(a.y, b.y)[1] for a, b in zip(pictures, shown)])
     return coded.bits, decibel(squared), -10 * np.log10(1 - alike)
 
 

@@ -28,7 +28,7 @@ from prepare_base import held_back, read
 from sdvideo.codecs.av1.base_layer import PRESETS, Filter, decode_base, encode_base
 from sdvideo.codecs.av1.prefilter import Prefilter
 from sdvideo.frames import Picture
-from sdvideo.metrics.fidelity import decibel, structure
+from sdvideo.metrics.fidelity import decibel, structural_similarity
 from sdvideo.motion.optical_flow import sample
 from sdvideo.motion.source_motion import SourceMotion, source_motion
 from sdvideo.restoration.loading import load_restorer
@@ -69,7 +69,7 @@ def point(
     for (before, now), motion in zip(pairwise(errors), motions):
         carried = sample(before, motion.positions)
         moved.append(np.square(now - carried)[motion.visible].mean())
-    alike = np.mean([structure(p.y, s.y)[1] for p, s in zip(pictures, shown)])
+    alike = np.mean([structural_similarity(p.y, s.y)[1] for p, s in zip(pictures, shown)])
     squared = np.mean([np.square(e).mean() for e in errors])
     return base.bits, decibel(squared), -10 * np.log10(1 - alike), decibel(np.mean(moved))
 

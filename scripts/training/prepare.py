@@ -3,8 +3,8 @@
     python scripts/training/prepare.py OUT FOLDER [FOLDER ...] [--frames 10]
 
 Every folder has video/*.mp4 and photos/*.jpg. One .npz per shot: planes uint8 [T, 1.5 H, W] (I420: Y above U and V,
-each of those space_to_depth to width W), motion int16 [T - 1, 2, H/16, W/16] of each frame against the one before it. Sizes
-are cropped to multiples of 32. Photographs have T = 1. Needs PyAV; train.py needs only what this writes.
+each of those space_to_depth to width W), motion int16 [T - 1, 2, H/16, W/16] of each frame against the one before it.
+Sizes are cropped to multiples of 32. Photographs have T = 1. Needs PyAV; train.py needs only what this writes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Turn folders of training videos into plain arrays for train_restore.py: shots as they are, and through AV1.
 
     python scripts/training/prepare_base.py OUT FOLDER [FOLDER ...] [--frames 16] [--size 384x256]
-    python scripts/training/prepare_base.py OUT FOLDER [FOLDER ...] --sources     as they are only, for train_prefilter.py
+    python scripts/training/prepare_base.py OUT FOLDER [FOLDER ...] --sources     without AV1
 
 Every folder has video/*.mp4. One .npz per shot, cropped from its middle; T frames of H x W, multiples of 4:
 
@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from sdvideo.codecs.av1.base_layer import PRESETS, Filter, decode_base, encode_base
-from sdvideo.codecs.latent.model_loading import load_prefilter
+from sdvideo.codecs.av1.prefilter import Prefilter
 from sdvideo.container.header import SCALES
 from sdvideo.frames import Picture
 from sdvideo.media.colour import planes_of
@@ -42,6 +42,7 @@ from sdvideo.media.scaling import scaled
 from sdvideo.motion.optical_flow import HalfSizeFlow, half_size, sample_grid
 from sdvideo.motion.source_motion import source_motion
 from sdvideo.restoration.engine import NO_HISTORY
+from sdvideo.weights import PREFILTER
 
 JUDGED = [(crf, scale) for scale in SCALES for crf in (40, 55)]
 
@@ -67,7 +68,7 @@ def cropped(picture: Picture, width: int, height: int) -> Picture:
     return Picture(*map(np.ascontiguousarray, planes))
 
 
-prefilter = cache(partial(load_prefilter, device="cpu"))  # once in each process
+prefilter = cache(partial(Prefilter, PREFILTER, device="cpu"))  # once in each process
 
 
 def through_av1(pictures: list[Picture], crf: int, scale: Fraction, before: Filter | None) -> list[Picture]:

@@ -42,7 +42,7 @@ def collect(transform, context, shots, rng: np.random.Generator) -> list:
         for _ in range(2 if len(planes) == 1 else 1):
             index = int(rng.integers(60, 236))
             height, width = planes.shape[1] * 2 // 3, planes.shape[2]
-            encoder = FrameEncoder(model, height, width, ConstantQuality(index), keyint=64)
+            encoder = FrameEncoder(model, height, width, ConstantQuality(index))
             sequence = []
             for frame in pictures(planes[:6]):
                 coded = encoder.encode(frame)

@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sdvideo.metrics.fidelity import structure
+from sdvideo.metrics.fidelity import structural_similarity
 from sdvideo.restoration.engine import NO_HISTORY, conditioning
 from sdvideo.restoration.network import RestorationNetwork, from_patches, to_patches
 from sdvideo.weights import RESTORATION
@@ -233,7 +233,7 @@ def measures(y: torch.Tensor, chain: Chain) -> tuple[float, float, float]:
     errors = (y - chain.y)[0]
     psnr = 10 * math.log10(255**2 / max(1e-3, float(errors.square().mean())))
     pairs = zip(chain.y[0].cpu().numpy(), y[0].cpu().numpy())
-    ms_ssim = float(np.mean([structure(a, b)[1] for a, b in pairs]))
+    ms_ssim = float(np.mean([structural_similarity(a, b)[1] for a, b in pairs]))
     moves = [float(changes(errors[t, None], errors[t - 1, None], chain, t)) for t in range(1, len(errors))]
     return psnr, ms_ssim, 10 * math.log10(255**2 / max(1e-3, float(np.mean(moves))))
 

@@ -17,7 +17,7 @@ import typer
 from sdvideo import __version__
 from sdvideo.codecs.registry import codec_for_settings, names
 from sdvideo.errors import SettingError
-from sdvideo.media.suffixes import CODED, PICTURES, VIDEOS
+from sdvideo.media.formats import PICTURE_SUFFIXES, SDV_SUFFIXES, VIDEO_SUFFIXES
 from sdvideo.runtime.malloc import use_one_heap
 from sdvideo.runtime.standard_streams import prepare_standard_streams
 from sdvideo.settings import (
@@ -203,7 +203,7 @@ def encode(
         done = f"{counted(result.frames, 'frame')}, {result.bytes:,} bytes in {clock(result.seconds)}"
         return f"{result.path}: {done}", asdict(result) | {"path": str(result.path)}
 
-    sources = sources_of(inputs, VIDEOS | PICTURES, output, ".sdv")
+    sources = sources_of(inputs, VIDEO_SUFFIXES | PICTURE_SUFFIXES, output, ".sdv")
     # An interrupted call has left complete outputs behind, which --resume does not encode again.
     run_each("encode", "Encoding", sources, is_batch(inputs), work, no or (resume and not yes), json)
 
@@ -288,7 +288,7 @@ def decode(
         done = f"{counted(result.frames, 'frame')} in {clock(result.seconds)}"
         return f"{result.path or 'standard output'}: {done}", asdict(result) | {"path": str(result.path)}
 
-    sources = sources_of(inputs, CODED, output, ".preview.mp4" if preview else ".decoded.mp4")
+    sources = sources_of(inputs, SDV_SUFFIXES, output, ".preview.mp4" if preview else ".decoded.mp4")
     run_each("decode", "Decoding", sources, is_batch(inputs), work, no, json)
 
 

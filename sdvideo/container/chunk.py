@@ -1,8 +1,9 @@
-"""Chunks: the pieces an .sdv file is made of; each can be checked, skipped, and found again after damage.
+"""Chunks, the units of an .sdv file after its header: packing, checking, skipping, and finding them after damage.
 
     kind[4]  u32 size  payload[size]  u32 crc32(kind, size, payload)
 
-This module knows nothing of what is inside; the specification is in `container.py`.
+Kind and size are the chunk header. This module does not look into payloads. `container/__init__.py` has the
+specification.
 """
 
 from __future__ import annotations
@@ -19,18 +20,21 @@ from sdvideo.errors import DamagedError, FormatError, SdvError, SettingError, So
 
 GROUP, TRACK, INDEX, END = b"GRUP", b"TRAK", b"indx", b"ENDS"
 
-MAX_PAYLOAD = 2**28
-OVERHEAD = 12
-HEAD_SIZE = 8
+MAX_PAYLOAD = 2**28  # bytes
+OVERHEAD = 12  # bytes of a chunk beside its payload
+CHUNK_HEADER_SIZE = 8  # bytes of kind and size
 
-_HEAD = struct.Struct("<4sI")
+_HEADER = struct.Struct("<4sI")
 _CRC = struct.Struct("<I")
-_KNOWN = re.compile(b"|".join((GROUP, TRACK, INDEX, END)))
-_WINDOW = 2**20
+_KNOWN_KIND = re.compile(b"|".join((GROUP, TRACK, INDEX, END)))
+_WINDOW = 2**20  # bytes searched for a chunk at a time
 
 
 class Chunk(NamedTuple):
-    """Where a chunk lies: offset of its kind in the file, kind, size of its payload in bytes."""
+    """Position and kind of a chunk.
+
+    offset: of its first byte in the file. kind: four ASCII letters. size: bytes of its payload.
+    """
 
     offset: int
     kind: bytes
@@ -38,26 +42,29 @@ class Chunk(NamedTuple):
 
     @property
     def end(self) -> int:
+        """Offset of the first byte after the chunk."""
         return self.offset + OVERHEAD + self.size
 
     @property
     def name(self) -> str:
+        """The kind as text, for messages."""
         return self.kind.decode("latin-1")
 
 
-class Found(NamedTuple):
-    """A chunk whose CRC fits, with its payload and that CRC."""
+class IntactChunk(NamedTuple):
+    """A chunk whose CRC matches, with its payload and that CRC."""
 
     chunk: Chunk
     payload: bytes
     crc: int
 
 
-class Lost(NamedTuple):
-    """Bytes from `offset` to before `end` in which there is no good chunk.
+class DamagedRange(NamedTuple):
+    """A byte range of the file, from `offset` up to but not including `end`, that holds no intact chunk.
 
-    kind: "cut" short by the end of the file, "checksum" of a chunk, or "structure", no chunk at all; what: in words;
-    chunk: what its head says is there, None where there is no head.
+    kind: "cut" (a chunk cut short by the end of the file), "checksum" (a chunk whose CRC does not match) or "structure"
+    (no chunk). what: the damage in words, for messages. chunk: the chunk that the chunk header at `offset` announces,
+    None if there is no chunk header.
     """
 
     offset: int
@@ -68,132 +75,144 @@ class Lost(NamedTuple):
 
 
 def pack_chunk(kind: bytes, payload: bytes) -> bytes:
-    """One chunk as bytes. Raises FormatError above 256 MiB."""
+    """One chunk as bytes. Raises FormatError if the payload is larger than 256 MiB."""
     if len(payload) > MAX_PAYLOAD:
-        raise FormatError(f"a chunk of {len(payload)} bytes is larger than {MAX_PAYLOAD}")
-    head = _HEAD.pack(kind, len(payload))
-    return b"".join((head, payload, _CRC.pack(zlib.crc32(payload, zlib.crc32(head)))))
+        raise FormatError(f"a chunk has {len(payload)} bytes; at most {MAX_PAYLOAD} are possible")
+    header = _HEADER.pack(kind, len(payload))
+    return b"".join((header, payload, _CRC.pack(zlib.crc32(payload, zlib.crc32(header)))))
 
 
 def chunk_crc(packed: bytes) -> int:
     """The CRC at the end of a packed chunk."""
-    return _CRC.unpack(packed[-4:])[0]
+    crc: int = _CRC.unpack(packed[-4:])[0]
+    return crc
 
 
 def require_known(chunk: Chunk) -> None:
-    """Raises FormatError for a chunk that must be understood (upper-case first letter) and is not known."""
+    """Raises FormatError if the chunk is of an unknown kind that must be understood: its first letter is upper-case."""
     if chunk.kind not in (GROUP, TRACK, INDEX, END) and chunk.name[0].isupper():
-        raise FormatError(f"needs a newer sdvideo: the {chunk.name} chunk at byte {chunk.offset} is unknown")
+        raise FormatError(f"needs a newer sdvideo: the {chunk.name} chunk at byte {chunk.offset} is of an unknown kind")
 
 
 class ChunkFile:
-    """The chunks of a seekable binary file; nothing is read before its size is known to be there."""
+    """The chunks of a seekable binary file. Sizes are compared with the size of the file before anything is read."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.size = file.seek(0, 2)
-        # Bytes that may still be hashed in vain. Honest damage hashes every byte about twice; a file made of
-        # nested false chunks would otherwise cost the square of its size.
-        self._patience = 4 * self.size + _WINDOW
+        # Bytes of chunks with a wrong CRC that may still be hashed. In a damaged file every byte is hashed about twice;
+        # without this limit a file made of nested false chunks would cost time by the square of its size.
+        self._hash_budget = 4 * self.size + _WINDOW
 
     def read(self, offset: int, size: int) -> bytes:
-        """The bytes from `offset`, fewer than `size` at the end of the file. Raises SettingError if it is closed."""
+        """`size` bytes from `offset` on, fewer at the end of the file. Raises SettingError if the file is closed."""
         if self._file.closed:
             raise SettingError(f"{self._file.name} has been closed")
-        offset = min(offset, self.size)  # no system goes to every offset that a file may name
+        offset = min(offset, self.size)  # operating systems do not seek to every offset that a file can name
         self._file.seek(offset)
         return self._file.read(min(size, self.size - offset))
 
-    def head(self, offset: int) -> Chunk | None:
-        """What the eight bytes at `offset` say, if they can be the head of a chunk; it may end too far."""
-        head = self.read(offset, HEAD_SIZE)
-        if len(head) < HEAD_SIZE:
+    def chunk_at(self, offset: int) -> Chunk | None:
+        """The chunk announced by the eight bytes at `offset`, None if they cannot be a chunk header.
+
+        The chunk may extend beyond the end of the file.
+        """
+        header = self.read(offset, CHUNK_HEADER_SIZE)
+        if len(header) < CHUNK_HEADER_SIZE:
             return None
-        kind, size = _HEAD.unpack(head)
+        kind, size = _HEADER.unpack(header)
         return Chunk(offset, kind, size) if kind.isalpha() and size <= MAX_PAYLOAD else None
 
-    def load(self, chunk: Chunk) -> Found:
-        """The chunk with its payload. Raises DamagedError if it is cut short or its CRC does not fit."""
+    def load(self, chunk: Chunk) -> IntactChunk:
+        """Read a chunk with its payload. Raises DamagedError if it is cut short or its CRC does not match."""
         whole = chunk.end - chunk.offset
         data = self.read(chunk.offset, whole) if chunk.end <= self.size else b""
         if len(data) < whole:
-            part = f"{self.size - chunk.offset} of {whole} bytes"
-            raise DamagedError(f"the file ends within a {chunk.name} chunk ({part})")
+            raise DamagedError(_cut_short(chunk, self.size))
         crc = zlib.crc32(memoryview(data)[:-4])
         if crc != chunk_crc(data):
-            self._patience -= len(data)
-            raise DamagedError(f"the CRC of a {chunk.name} chunk of {chunk.size} bytes does not fit")
-        return Found(chunk, data[HEAD_SIZE:-4], crc)
+            self._hash_budget -= len(data)
+            raise DamagedError(_wrong_crc(chunk))
+        return IntactChunk(chunk, data[CHUNK_HEADER_SIZE:-4], crc)
 
     def walk(self, start: int, end: int) -> Iterator[Chunk]:
-        """The chunks between two offsets, going by their sizes. Raises DamagedError if they do not fit."""
+        """The chunks from offset `start` to `end`, by their sizes alone. Raises DamagedError if they do not add up."""
         while start < end:
-            chunk = self.head(start)
+            chunk = self.chunk_at(start)
             if chunk is None or chunk.end > end:
-                raise DamagedError(f"no whole chunk at byte {start}")
+                raise DamagedError(f"there is no whole chunk at byte {start}")
             yield chunk
             start = chunk.end
 
-    def scan(self, start: int) -> Iterator[Found | Lost]:
-        """All good chunks from `start` to the end of the file and the damage between them, in file order."""
+    def scan(self, start: int) -> Iterator[IntactChunk | DamagedRange]:
+        """All intact chunks from offset `start` to the end of the file and the damage between them, in file order."""
         while start < self.size:
-            chunk = self.head(start)
+            chunk = self.chunk_at(start)
             try:
-                found = self.load(chunk) if chunk else None
+                intact = self.load(chunk) if chunk else None
             except DamagedError:
-                found = None
-            if found:
-                yield found
-                start = chunk.end
+                intact = None
+            if intact:
+                yield intact
+                start = intact.chunk.end
             else:
-                good = self._recover(start, chunk)
-                yield self._lost(start, good, chunk)
-                start = good
+                following = self._find_intact(start, chunk)
+                yield self._damaged_range(start, following, chunk)
+                start = following
 
-    def _lost(self, offset: int, good: int, chunk: Chunk | None) -> Lost:
-        """What is between `offset` and the next good chunk at `good`, where only a head may be whole."""
-        cut, span = good == self.size, "" if good == self.size else f"; bytes {offset} to {good - 1} are lost"
-        if chunk is None and cut and self.size - offset < HEAD_SIZE:
-            kind, what = "cut", "the file ends within the head of a chunk"
+    def _damaged_range(self, offset: int, following: int, chunk: Chunk | None) -> DamagedRange:
+        """Describe the damage from `offset` to the next intact chunk at `following`. chunk: see DamagedRange."""
+        cut = following == self.size
+        if chunk is None and cut and self.size - offset < CHUNK_HEADER_SIZE:
+            kind, what = "cut", "the file ends within a chunk header"
         elif chunk is None:
             kind, what = "structure", "there is no chunk where one should begin"
         elif chunk.end <= self.size:
-            kind, what = "checksum", f"the CRC of a {chunk.name} chunk of {chunk.size} bytes does not fit"
+            kind, what = "checksum", _wrong_crc(chunk)
         elif cut:
-            part = f"{self.size - offset} of {chunk.end - offset} bytes"
-            kind, what = "cut", f"the file ends within a {chunk.name} chunk ({part})"
+            kind, what = "cut", _cut_short(chunk, self.size)
         else:
             kind, what = "structure", f"a {chunk.name} chunk has the impossible size of {chunk.size} bytes"
-        return Lost(offset, good, kind, what + span, chunk)
+        span = "" if cut else f"; bytes {offset} to {following - 1} are lost"
+        return DamagedRange(offset, following, kind, what + span, chunk)
 
-    def _recover(self, offset: int, chunk: Chunk | None) -> int:
-        """Where the next good chunk after the bad one at `offset` begins, or the size of the file."""
-        # First where the bad chunk says it ends: inside it there may be chunks of an .sdv carried as payload.
-        if chunk is not None and (chunk.end == self.size or self._is_good(chunk.end)):
+    def _find_intact(self, offset: int, chunk: Chunk | None) -> int:
+        """Offset of the next intact chunk after the damaged one at `offset`; the size of the file if there is none."""
+        # First where the damaged chunk says that it ends: its payload may hold chunks of another .sdv file.
+        if chunk is not None and (chunk.end == self.size or self._is_intact(chunk.end)):
             return chunk.end
         for window in range(offset + 1, self.size, _WINDOW):
-            # Three bytes more than a window, so that a kind lying across its end is found.
-            for match in _KNOWN.finditer(self.read(window, _WINDOW + 3)):
-                if self._patience < 0:
+            # Three bytes more than a window, so that a kind that lies across its end is found.
+            for match in _KNOWN_KIND.finditer(self.read(window, _WINDOW + 3)):
+                if self._hash_budget < 0:
                     return self.size
-                if self._is_good(window + match.start()):
+                if self._is_intact(window + match.start()):
                     return window + match.start()
         return self.size
 
-    def _is_good(self, offset: int) -> bool:
-        chunk = self.head(offset)
+    def _is_intact(self, offset: int) -> bool:
+        """Whether there is an intact chunk at `offset`."""
+        chunk = self.chunk_at(offset)
         try:
             return chunk is not None and chunk.end <= self.size and bool(self.load(chunk))
         except DamagedError:
             return False
 
 
+def _wrong_crc(chunk: Chunk) -> str:
+    return f"the CRC of a {chunk.name} chunk of {chunk.size} bytes does not match"
+
+
+def _cut_short(chunk: Chunk, file_size: int) -> str:
+    return f"the file ends within a {chunk.name} chunk ({file_size - chunk.offset} of {chunk.end - chunk.offset} bytes)"
+
+
 @contextmanager
-def _naming(path: str | PathLike[str], cannot: type[SdvError] = SourceError) -> Iterator[None]:
-    """Put the file's name in front of every error, and make ours of the system's."""
+def name_file_in_errors(path: str | PathLike[str], system_error: type[SdvError] = SourceError) -> Iterator[None]:
+    """Put the file's path in front of every FormatError, and raise every OSError as a `system_error` with the path."""
     try:
         yield
     except FormatError as error:
         raise type(error)(f"{fspath(path)}: {error}") from error
     except OSError as error:
-        raise cannot(f"{fspath(path)}: {error.strerror or error}") from error
+        raise system_error(f"{fspath(path)}: {error.strerror or error}") from error

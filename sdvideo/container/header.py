@@ -1,52 +1,74 @@
-"""The JSON header of an .sdv file (a chapter of the specification in `container.py`).
+"""The JSON header of an .sdv file (a chapter of the specification in `container/__init__.py`).
 
 The words MUST, MUST NOT, SHOULD and MAY are those of RFC 2119.
 
-The header is one JSON object (RFC 8259) in UTF-8 without byte order mark; its first byte MUST be `{`. It is stored as
-it is, or as a byte 1 and then deflated (RFC 1951), with `layout._USUAL` as what is thought to come before it; readers
-MUST take either, and MUST NOT unpack more than 1048576 bytes. Rationale: of a clip of 5 kB it would be 6 %. Objects
-MUST NOT have a key twice; numbers MUST be finite, whole numbers have at most 20 characters; objects and
-arrays nest at most 32 deep; strings MUST NOT hold lone surrogates. Readers MUST ignore keys they do not know,
-and MUST reject a header that breaks a range below *before* they allocate anything by it. A ratio is
-`[numerator, denominator]`, both 1 to 2^31 - 1. Keys marked with = MAY be absent and then have that value.
+Storage
+    The header is one JSON object (RFC 8259) in UTF-8 without byte order mark; its first byte MUST be `{`. It is stored
+    in one of two forms, and readers MUST accept both:
+    * plain: the JSON text itself;
+    * deflated: a byte 1, then one raw deflate stream (RFC 1951) of the JSON text, with the bytes of
+      `HEADER_DICTIONARY` in `preamble.py` as preset dictionary: the stream may refer to them as if they stood directly
+      before the text. The stream MUST end with the stored header.
+    A reader MUST NOT inflate more than 1048576 bytes, and MUST reject a longer text.
+    Rationale: as plain JSON the header would be 6 % of a clip of 5 kB.
 
-    "sdv"       {"writer": text up to 256 ="sdvideo"}: who wrote the file, for the record
+Syntax
+    Objects MUST NOT have a key twice. Numbers MUST be finite; a whole number has at most 20 characters. No value is
+    nested more than 32 levels deep, where the header object itself is level 1. Strings MUST NOT hold lone surrogates.
+    Lengths of strings count Unicode code points. A ratio is `[numerator, denominator]`, both 1 to 2^31 - 1.
+
+Rules
+    Readers MUST ignore keys that they do not know, and MUST reject a header that breaks a range below *before* they
+    allocate anything by it. Keys marked with = MAY be absent and then have that value.
+
+    "sdv"       {"writer": up to 256 characters ="sdvideo"} ={}: which program wrote the file; informative
     "video"     the video stream:
-        "width", "height"   of the upright picture, 1 to 16384, width * height <= 2^26
+        "width", "height"   of the upright picture in pixels, 1 to 16384, width * height <= 2^26
         "time_base"         ratio: seconds per unit of pts and duration
         "rate"              ratio =null: average frames per second
-        "frames"            =null: number of frames the source announced, 0 to 2^40; may be wrong
+        "frames"            =null: number of frames that the source announced, 0 to 2^40; it may be wrong
         "sar"               ratio =[1,1]: sample aspect ratio
         "colour"            ={}: {"full_range" =false: true or false, and code points of ITU-T H.273,
                             0 to 255: "matrix" =2, "primaries" =2, "transfer" =2}
-        "icc"               =null: what the RGB of a still means where that is not sRGB: an ICC profile for RGB
-                            (ISO 15076-1) of up to 49152 bytes, as base64 (RFC 4648, padded) of a zlib stream
-                            (RFC 1950), 1 to 65536 characters. A reader need not look into the profile, and MUST NOT
-                            unpack more than its 49152 bytes. A writer of pictures SHOULD embed it.
-        "rotation"          =0: degrees counter-clockwise the source asked for, -360 to 360; for the record,
-                            the pictures are upright
-    "blobs"     =[]: the form of each track file, "mp4" or "matroska"; at most 256
+        "icc"               =null: the ICC profile (ISO 15076-1) of a still whose RGB is not sRGB. An RGB profile of 1
+                            to 49152 bytes, compressed as one zlib stream (RFC 1950) and then encoded as base64
+                            (RFC 4648, padded) of 1 to 65536 characters. A reader need not interpret the profile, and
+                            MUST NOT inflate more than 49152 bytes. A program that writes decoded stills SHOULD embed
+                            it.
+        "rotation"          =0: degrees counter-clockwise by which the source asked to be rotated, -360 to 360;
+                            informative, for the coded pictures are upright
+    "blobs"     =[]: the format of each track file, "mp4" or "matroska"; at most 256
     "tracks"    =[]: at most 256 of {"kind": "audio" or "subtitle", "codec": FFmpeg's name, up to 64
                 characters, "language": ISO 639-2, up to 64 characters ="", "blob": number of its track file,
-                "index": its place among that file's streams, 0 to 1023}
+                "index": its place among the streams of that file, 0 to 1023}
     "chapters"  =[]: at most 10000 of {"start", "end": |t| < 2^60, start <= end, "time_base": ratio,
                 "title": up to 65536 characters =""}
-    "metadata"  ={}: at most 1000 texts of up to 65536 characters, under keys of up to 256
-    "base"      the codec, 1 to 64 characters: "none", latent deltas alone (see `codecs/latent/`), or "av1", an AV1 base
-                (see `codecs/av1/bitstream.py`). A reader MUST reject others.
-    "coder"     =the base: identifier of the entropy coder, 1 to 64 characters. With base "av1" it MUST be "av1"; for
-                base "none" see `codecs/latent/coding/range_coder.py`. A decoder MUST know it.
-    "model"     {"name": 1 to 1024 characters, "revision": up to 256 ="", "sha256": 64 lower-case hex digits}:
-                the latent model, or the network that restores an AV1 base. A decoder MUST NOT use weights with
-                another hash, and MUST NOT take the name for a path; a writer SHOULD NOT tell a path in it.
-    "latent"    =null; with base "none" it MUST be {"channels": 1 to 65536, "block": 1 to 1024, ...}: the latent's channels,
-                and how many pixels one latent sample covers in each direction; the other keys are the model's own
-    "scale"     ratio =[1,1]; [1,1], [2,3] or [1,2], with base "av1" it MUST be [1,1]: of the coded pictures' sides to the video's. If it
-                is not 1, they are max(2, 2 * round(side * scale / 2)) wide and high, halves rounded to even, and
-                what is said of the latent and its frames is said of them.
-    "restorer"  =null: the network, as in "model", that paints coded pictures at full size; MUST be there if "scale" is
-                not 1.
-    "settings"  ={}: an object, how the file was made where that was not the default, for the record
+    "metadata"  ={}: at most 1000 strings of up to 65536 characters, under keys of up to 256
+    "base"      name of the codec, 1 to 64 characters: "none" (see `sdvideo/codecs/latent/`) or "av1" (see
+                `sdvideo/codecs/av1/bitstream.py`)
+    "coder"     =the base: identifier of the entropy coder, 1 to 64 characters
+    "model"     {"name": 1 to 1024 characters, "revision": up to 256 ="", "sha256": 64 lower-case hex digits}: the
+                network that decoding needs, the latent model with base "none" and the restoration network with base
+                "av1". A decoder MUST NOT use weights with another hash, and MUST NOT interpret the name as a path; a
+                writer SHOULD NOT store a path in it.
+    "latent"    =null, or {"channels": 1 to 65536, "block": 1 to 1024, ...}: number of channels of the latent, and how
+                many pixels of the coded picture one latent position covers in each direction; other keys belong to the
+                model
+    "scale"     ratio =[1,1]: [1,1], [2,3] or [1,2], the sides of the coded pictures divided by those of the video. If
+                it is not 1, a side of a coded picture is max(2, 2 * round(side * scale / 2)), where halves are rounded
+                to even, and what is specified of the latent and its frames holds for the coded pictures.
+    "restorer"  =null: the network, as in "model", that restores coded pictures at full size
+    "settings"  ={}: an object: encoder settings that differ from their defaults; informative
+
+Rules of the codec
+    The container accepts every "base" and "coder" within the ranges above. A decoder MUST look for the codec that
+    "base" names and MUST reject the file if it has none. The codec then checks these rules (`Codec.check_header` in
+    `sdvideo/codecs/interface.py`), and a decoder MUST reject a header that breaks one:
+    * base "av1": "coder" MUST be "av1", and "scale" MUST be 1, because each group states its own scale (see
+      `sdvideo/codecs/av1/bitstream.py`);
+    * base "none": "latent" MUST be an object; "restorer" MUST be an object if "scale" is not 1.
+    With base "none" the identifiers of "coder" are "context-1", "plain-1", "bytes-1" and "palette-1" (see "Frame data"
+    in `container/__init__.py`). A decoder MUST reject others.
 """
 
 from __future__ import annotations
@@ -64,46 +86,49 @@ from sdvideo.errors import FormatError, ModelError
 from sdvideo.frames import Chapter, Colour, StreamInfo, Track
 
 MAX_SIDE = 16384
-MAX_AREA = 2**26
+MAX_AREA = 2**26  # pixels
 MAX_TRACKS = 256
 MAX_CHAPTERS = 10_000
 MAX_METADATA = 1000
-MAX_TEXT = 65536
-MAX_DEPTH = 32
-MAX_PROFILE = 49152
-SCALES = (Fraction(1), Fraction(2, 3), Fraction(1, 2))  # of both sides, at which pictures may be stored
+MAX_TEXT = 65536  # characters
+MAX_DEPTH = 32  # levels of JSON values, the header object being the first
+MAX_PROFILE = 49152  # bytes of an ICC profile
+SCALES = (Fraction(1), Fraction(2, 3), Fraction(1, 2))  # sides of coded pictures divided by those of the video
 BLOB_FORMS = ("mp4", "matroska")
 
 _MAX_TIME = 2**60 - 1
-_JSON = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelId:
-    """Which network. name: "embedded", "restore", a Hub id or the name of a folder; revision: may be ""; sha256: of its
-    weights, 64 hex digits."""
+    """Identifies a network by its weights.
+
+    name: "embedded", "restore", a Hub id or the name of a folder. revision: may be "". sha256: of the weights, 64
+    lower-case hex digits.
+    """
 
     name: str
     revision: str
     sha256: str
 
     def require_same(self, found: ModelId, hint: str = "") -> None:
-        """Raises ModelError if the network that was found has other weights. hint: what the user can do then."""
+        """Raises ModelError if `found` has other weights. hint: appended to the message, what the user can do."""
         if found.sha256 != self.sha256:
             raise ModelError(
                 f"the file was made with model {self.name} of sha256 {self.sha256[:12]}...; "
-                f"the one here has {found.sha256[:12]}...{hint}"
+                f"the model found here has {found.sha256[:12]}...{hint}"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Everything known before the first frame; ranges in the docstring of this module.
+    """Everything that is known before the first frame. The docstring of this module gives the ranges.
 
-    base: name of the codec. coder: id of the entropy coder. latent: JSON object with
-    "channels", "block" and what the model wants to remember, or None. settings: JSON object, for the record.
-    blobs: the form of each track file, "mp4" or "matroska". writer: who writes the file, for the record. scale: of the
-    coded pictures, one of SCALES, 1 with a base; restorer: the network that paints them at full size, if it is not 1.
+    info: the video stream. model: the network that decoding needs. base: name of the codec. coder: identifier of the
+    entropy coder. latent: JSON object with "channels", "block" and keys of the model, or None. settings: JSON object of
+    encoder settings, informative. blobs: the format of each track file, "mp4" or "matroska". writer: the program that
+    writes the file, informative. scale: sides of the coded pictures divided by those of the video, one of SCALES.
+    restorer: the network that restores coded pictures at full size, or None.
     """
 
     info: StreamInfo
@@ -119,9 +144,9 @@ class Header:
 
 
 def pack_header(header: Header) -> bytes:
-    """A header as JSON. Raises FormatError for whatever a reader would reject: no such file is made."""
+    """A header as JSON text. Raises FormatError for every header that `unpack_header` would reject."""
     try:
-        text = json.dumps(_to_json(header), **_JSON).encode()
+        text = _dump(_to_json(header))
     except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise FormatError(f"header: cannot be written as JSON: {error}") from error
     unpack_header(text)
@@ -129,9 +154,9 @@ def pack_header(header: Header) -> bytes:
 
 
 def unpack_header(text: bytes) -> Header:
-    """The header in a JSON text. Raises FormatError, with one line that names the offending value."""
+    """Read a header from its JSON text. Raises FormatError, with one line that names the invalid value."""
     if text[:1] != b"{":
-        raise FormatError("header: does not start with {")
+        raise FormatError("header: the text does not start with {")
     top = _parse(text)
     video = _object(top, "video")
     blobs = tuple(_choice(blob, "blobs", BLOB_FORMS) for blob in _list(top, "blobs", 256))
@@ -164,7 +189,7 @@ def unpack_header(text: bytes) -> Header:
 
 
 def _to_json(header: Header) -> dict[str, Any]:
-    """The header as JSON values, without what has its default value: on a short clip every byte shows."""
+    """The header as JSON values. Default values are left out, since in a short clip every byte counts."""
     info = header.info
     video = {
         "width": info.width,
@@ -173,7 +198,7 @@ def _to_json(header: Header) -> dict[str, Any]:
         "rate": info.rate and _pair(info.rate),
         "frames": info.frames,
         "sar": _pair(info.sar) if info.sar != 1 else None,
-        "colour": _set_colours(info.colour) or None,
+        "colour": _non_default_colours(info.colour) or None,
         "rotation": info.rotation or None,
         "icc": _pack_profile(info.icc) if info.icc else None,
     }
@@ -196,13 +221,18 @@ def _to_json(header: Header) -> dict[str, Any]:
     return {key: value for key, value in top.items() if value is not None}
 
 
+def _dump(value: Any) -> bytes:
+    """JSON values as compact text. Raises ValueError for what JSON or UTF-8 cannot hold."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
 def _pair(ratio: Fraction) -> list[int]:
     return [ratio.numerator, ratio.denominator]
 
 
-def _set_colours(colour: Colour) -> dict[str, Any]:
-    usual = asdict(Colour())
-    return {key: value for key, value in asdict(colour).items() if value != usual[key]}
+def _non_default_colours(colour: Colour) -> dict[str, Any]:
+    defaults = asdict(Colour())
+    return {key: value for key, value in asdict(colour).items() if value != defaults[key]}
 
 
 def _pack_profile(icc: bytes) -> str:
@@ -210,22 +240,22 @@ def _pack_profile(icc: bytes) -> str:
 
 
 def _unpack_profile(value: Any) -> bytes:
-    """The inverse of _pack_profile. What is in the profile is not looked at."""
+    """The inverse of `_pack_profile`. The content of the profile is not checked."""
     text = _text(value, "video.icc", MAX_TEXT, least=1)
     unpack = zlib.decompressobj()
     try:
         icc = unpack.decompress(base64.b64decode(text, validate=True), MAX_PROFILE + 1)
     except (ValueError, zlib.error) as error:
-        raise FormatError(f"header: video.icc cannot be unpacked: {error}") from error
+        raise FormatError(f"header: video.icc cannot be inflated: {error}") from error
     if not unpack.eof or unpack.unused_data or not 1 <= len(icc) <= MAX_PROFILE:
         raise FormatError(f"header: video.icc is not one whole profile of up to {MAX_PROFILE} bytes")
     return icc
 
 
 def _parse(text: bytes) -> dict[str, Any]:
-    """JSON text to Python values, without the liberties json takes by default."""
+    """JSON text to Python values. Raises FormatError for what Python's json accepts and the specification does not."""
     try:
-        value = json.loads(
+        value: dict[str, Any] = json.loads(
             text.decode("utf-8"),
             object_pairs_hook=_unique,
             parse_constant=_reject_constant,
@@ -233,17 +263,17 @@ def _parse(text: bytes) -> dict[str, Any]:
             parse_float=_finite_float,
         )
         _check_depth(value)
-        json.dumps(value, **_JSON).encode()  # lone surrogates would fail only later, where they are printed
+        _dump(value)  # raises for lone surrogates, which otherwise would fail only later, where they are printed
     except (ValueError, RecursionError) as error:
         raise FormatError(f"header: {error}") from error
     return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    result = dict(pairs)
+    if len(result) != len(pairs):
         raise ValueError("an object has the same key twice")
-    return found
+    return result
 
 
 def _reject_constant(name: str) -> None:
@@ -264,6 +294,7 @@ def _finite_float(digits: str) -> float:
 
 
 def _check_depth(value: Any) -> None:
+    """Raises ValueError for values below level MAX_DEPTH. Not recursive, so no value exhausts the stack."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [
@@ -273,7 +304,7 @@ def _check_depth(value: Any) -> None:
             for inner in (outer.values() if isinstance(outer, dict) else outer)
         ]
     if level:
-        raise ValueError(f"objects and arrays nest more than {MAX_DEPTH} deep")
+        raise ValueError(f"values are nested more than {MAX_DEPTH} levels deep")
 
 
 def _size(video: dict[str, Any]) -> dict[str, int]:
@@ -295,7 +326,7 @@ def _colour(value: dict[str, Any]) -> Colour:
 def _track(value: Any, blobs: int) -> Track:
     value = _object({"tracks[]": value}, "tracks[]")
     if not blobs:
-        raise FormatError("header: there is a track, but no blob to hold it")
+        raise FormatError("header: there is a track, but blobs is empty, so no track file holds it")
     return Track(
         kind=_choice(value.get("kind"), "tracks[].kind", ("audio", "subtitle")),
         codec=_text(value.get("codec"), "tracks[].codec", 64),
@@ -360,13 +391,13 @@ def _ratio(value: Any, name: str) -> Fraction:
 
 def _text(value: Any, name: str, most: int, least: int = 0) -> str:
     if not isinstance(value, str) or not least <= len(value) <= most:
-        raise _bad(value, name, f"a text of {least} to {most} characters")
+        raise _bad(value, name, f"a string of {least} to {most} characters")
     return value
 
 
 def _choice(value: Any, name: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise _bad(value, name, "one of those this version knows: " + ", ".join(known))
+    if not isinstance(value, str) or value not in known:
+        raise _bad(value, name, "one of those that this version knows: " + ", ".join(known))
     return value
 
 
@@ -380,7 +411,7 @@ def _object(parent: dict[str, Any], name: str, default: dict[str, Any] | None = 
 def _list(parent: dict[str, Any], name: str, most: int) -> list[Any]:
     value = parent.get(name, [])
     if not isinstance(value, list) or len(value) > most:
-        raise _bad(value, name, f"an array of at most {most}")
+        raise _bad(value, name, f"an array of at most {most} values")
     return value
 
 

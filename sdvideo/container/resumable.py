@@ -1,4 +1,4 @@
-"""The .sdv file of an encoding: a new one, or what an interrupted encoding of the same video left."""
+"""The .sdv file that an encoding writes: a new file, or the continuation of an interrupted one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ from .writer import Writer
 
 log = logging.getLogger("sdvideo")
 
-_PIECE = 1 << 20
+_BLOCK = 1 << 20  # bytes of a track file that are copied at a time
 
 
 class ResumableFile:
-    """Writes an .sdv file, after the last whole group of `path` if that was made with the same header.
+    """Writes an .sdv file. A context manager that closes it.
 
-    frames, groups: how many are in the file. video_size: bytes of all groups. earlier: the frames that were there
-    already. resume: False starts a new file in any case.
+    If `resume` is true and `path` is an interrupted file with the same header, writing continues after its last whole
+    group. Otherwise, the file is started anew; if it was not empty and `resume` is true, a warning is logged.
+
+    frames, groups: how many are in the file. video_size: bytes of the chunks of all groups. earlier: the frames that
+    the interrupted encoding left in the file.
+
+    Raises SinkError if the file cannot be opened for writing, OSError if a new one cannot be created.
     """
 
     def __init__(self, path: Path, header: Header, resume: bool):
@@ -38,37 +43,39 @@ class ResumableFile:
             self._writer = Writer(path.open("wb"), header)
 
     def _read(self, path: Path, header: Header) -> bool:
-        """Take note of the groups in an interrupted file; False if it was made with another header."""
+        """Read the groups of an interrupted file. Returns False if it is no .sdv file with this header."""
         try:
             with Reader(path) as reader:
                 if reader.header != header:
                     return False
-                self.groups = len(reader.groups)
+                earlier = [frame for i in range(len(reader.groups)) for frame in reader.read_group(i).frames]
+                self.earlier, self.groups = earlier, len(reader.groups)
                 self.video_size = sum(entry.end - entry.offset for entry in reader.groups)
-                self.earlier = [frame for i in range(self.groups) for frame in reader.read_group(i).frames]
                 return True
         except FormatError:
             return False
 
     @property
     def size(self) -> int:
-        """Bytes written so far."""
+        """Bytes written so far, from the beginning of the file."""
         return self._writer.file.tell()
 
     def write_tracks(self, files: Sequence[Path]) -> None:
-        """Append what is not there yet of each track file."""
+        """Append each track file, without the bytes that are already in the file."""
         for blob, path in enumerate(files):
             with path.open("rb") as file:
                 file.seek(self._track_bytes[blob] if blob < len(self._track_bytes) else 0)
-                while piece := file.read(_PIECE):
-                    self._writer.write_track(blob, piece)
+                while data := file.read(_BLOCK):
+                    self._writer.write_track(blob, data)
 
     def write_group(self, group: Group) -> None:
+        """Append a group and flush the file. Raises SinkError if writing fails."""
         self.video_size += self._writer.write_group(group)
         self.frames += len(group.frames)
         self.groups += 1
 
     def finish(self) -> None:
+        """Append the index and the end chunk. Raises SinkError if writing fails."""
         self._writer.finish()
 
     def __enter__(self) -> ResumableFile:

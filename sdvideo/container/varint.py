@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Variable-length integers: varint (unsigned) and svarint (signed), as specified in `group.py`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ def put_varint(out: bytearray, value: int) -> None:
 
 
 def take_varint(data: bytes, at: int) -> tuple[int, int]:
-    """The varint at `at`, and where the next byte is. Raises DamagedError if cut, too long or padded."""
-    if at < len(data) and data[at] < 128:  # nearly all are; this is where reading spends its time
+    """Read the varint at offset `at`. Returns its value and the offset of the byte after it.
+
+    Raises DamagedError if it is cut off, longer than 9 bytes or not in its shortest form.
+    """
+    if at < len(data) and data[at] < 128:  # fast path: nearly all varints have one byte, and reading them takes time
         return data[at], at + 1
     value = shift = 0
     for end in range(at, min(at + 9, len(data))):
@@ -35,6 +38,6 @@ def put_svarint(out: bytearray, value: int) -> None:
 
 
 def take_svarint(data: bytes, at: int) -> tuple[int, int]:
-    """The svarint at `at`, and where the next byte is. Raises DamagedError as take_varint."""
+    """Read the svarint at offset `at`. Returns and raises as `take_varint`."""
     value, at = take_varint(data, at)
     return (value >> 1) ^ -(value & 1), at

@@ -1,8 +1,9 @@
-"""Code values and what they mean: FFmpeg frames to 8-bit 4:2:0 pictures and back, tags, orientation, RGB."""
+"""Colours: FFmpeg frames to 8-bit 4:2:0 pictures and back, colour tags, orientation, RGB."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import av
 import numpy as np
@@ -10,7 +11,10 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from sdvideo.frames import Colour, Picture
 
-# Bicubic chroma on both sides, and rounding that is the same on every CPU.
+if TYPE_CHECKING:
+    from av.sidedata.sidedata import SideDataContainer
+
+# Bicubic chroma in both directions, and rounding that is the same on every CPU.
 _SCALING = (
     Interpolation.BICUBIC
     | Interpolation.ACCURATE_RND
@@ -19,7 +23,7 @@ _SCALING = (
     | Interpolation.FULL_CHR_H_INP
 )
 
-# H.273 matrix code points that swscale can turn into RGB.
+# H.273 matrix code points that swscale can convert to RGB.
 _SWS_MATRIX = {
     1: Colorspace.ITU709,
     4: Colorspace.FCC,
@@ -30,7 +34,7 @@ _SWS_MATRIX = {
     10: Colorspace.BT2020,
 }
 
-# H.273 code points that mean something; the rest is reserved, or FFmpeg's own, and reads as unspecified (2).
+# H.273 code points that are defined; the others are reserved, or FFmpeg's own, and are read as unspecified (2).
 _MATRICES = frozenset((1, *range(4, 15)))
 _PRIMARIES = frozenset((1, *range(4, 13), 22))
 _TRANSFERS = frozenset((1, *range(4, 19)))
@@ -42,10 +46,10 @@ _HDR = {16: "PQ", 18: "HLG"}
 
 
 def read_colour(frame: av.VideoFrame) -> Colour:
-    """What the code values of `to_picture(frame)` mean.
+    """The colour tags of `to_picture(frame)`.
 
-    YUV keeps the source's tags. RGB and palettes, which `to_picture` turns into YUV, are limited range BT.709
-    from 720 lines on and BT.601 (SMPTE 170M) below.
+    YUV keeps the source's tags. RGB and palettes, which `to_picture` converts to YUV, become limited range, BT.709 from
+    720 lines on and BT.601 (SMPTE 170M) below.
     """
     primaries = _known(frame.color_primaries, _PRIMARIES)
     transfer = _known(frame.color_trc, _TRANSFERS)
@@ -55,7 +59,7 @@ def read_colour(frame: av.VideoFrame) -> Colour:
 
 
 def apply_tags(encoder: av.VideoCodecContext, colour: Colour) -> None:
-    """Write the tags on an encoder that is not open yet; no code value changes."""
+    """Set the tags of an encoder that is not open yet; code values are not converted."""
     encoder.color_range = _span(colour.full_range)
     encoder.colorspace = _known(colour.matrix, _MATRICES)
     encoder.color_primaries = _known(colour.primaries, _PRIMARIES)
@@ -63,9 +67,9 @@ def apply_tags(encoder: av.VideoCodecContext, colour: Colour) -> None:
 
 
 def losses(frame: av.VideoFrame, transparent: bool = False) -> list[str]:
-    """What opaque, progressive pictures of 8 bits lose of this frame: lines for the log, often none.
+    """What this frame loses as an opaque, progressive 8-bit picture: lines for the log, often none.
 
-    transparent: parts of it are, though its format has no place for that.
+    transparent: whether the video has transparency that this frame's pixel format does not show.
     """
     lines = []
     bits = max(component.bits for component in frame.format.components)
@@ -74,7 +78,7 @@ def losses(frame: av.VideoFrame, transparent: bool = False) -> list[str]:
     if frame.color_trc in _HDR:
         lines.append(f"HDR ({_HDR[frame.color_trc]}) input keeps its tags but only 8 bits: gradients may band")
     if transparent or any(component.is_alpha for component in frame.format.components):
-        lines.append("transparency is left out: the colours below it show")
+        lines.append("transparency is left out: the colours below it are visible")
     if frame.interlaced_frame:
         lines.append("interlaced input is treated as progressive pictures")
     return lines
@@ -89,7 +93,7 @@ def _known(code: int, known: frozenset[int]) -> int:
 
 
 def usual_matrix(height: int) -> int:
-    """The H.273 matrix that an unspecified one is read as: BT.709 from 720 lines on, BT.601 below."""
+    """The H.273 matrix assumed for an unspecified one: BT.709 from 720 lines on, BT.601 below."""
     return 1 if height >= 720 else 6
 
 
@@ -102,7 +106,7 @@ def _is_grey(frame: av.VideoFrame) -> bool:
 
 
 def _is_full_range(frame: av.VideoFrame) -> bool:
-    # Grey without a tag comes from still-picture codecs, which are full range by nature.
+    # Untagged grey comes from still-picture codecs, which are full range.
     if frame.format.name.startswith("yuvj") or (_is_grey(frame) and frame.color_range != ColorRange.MPEG):
         return True
     return frame.color_range == ColorRange.JPEG
@@ -112,10 +116,10 @@ def _is_full_range(frame: av.VideoFrame) -> bool:
 
 
 def to_picture(frame: av.VideoFrame) -> Picture:
-    """The frame as an 8-bit 4:2:0 picture of its own (a copy), not yet turned upright.
+    """A copy of the frame as an 8-bit 4:2:0 picture, not yet turned upright.
 
-    4:2:0 planes are copied as they are; everything else goes through swscale with matrix and range given on
-    both sides, so that only depth and subsampling change (and RGB becomes YUV, see `read_colour`).
+    4:2:0 planes are copied. Everything else is converted by swscale with matrix and range given on both sides, so that
+    only depth and subsampling change (and RGB becomes YUV, see `read_colour`).
 
     Raises:
         av.FFmpegError: swscale cannot read the pixel format.
@@ -128,7 +132,7 @@ def to_picture(frame: av.VideoFrame) -> Picture:
 
 
 def planes_of(frame: av.VideoFrame) -> Picture:
-    """The planes of an 8-bit 4:2:0 frame as a picture of its own (a copy)."""
+    """The planes of an 8-bit 4:2:0 frame, copied."""
     height, width = frame.height, frame.width
     half = (height + 1) // 2, (width + 1) // 2
     y, u, v = (_plane(frame, i, *size).copy() for i, size in enumerate(((height, width), half, half)))
@@ -136,7 +140,7 @@ def planes_of(frame: av.VideoFrame) -> Picture:
 
 
 def to_frame(picture: Picture, colour: Colour) -> av.VideoFrame:
-    """The picture as a yuv420p frame with its tags; pts and time base are the caller's."""
+    """The picture as a yuv420p frame with its tags; the caller sets pts and time base."""
     frame = av.VideoFrame(picture.width, picture.height, "yuv420p")
     for i, plane in enumerate((picture.y, picture.u, picture.v)):
         _plane(frame, i, *plane.shape)[:] = plane
@@ -146,18 +150,19 @@ def to_frame(picture: Picture, colour: Colour) -> av.VideoFrame:
 
 
 def _plane(frame: av.VideoFrame, index: int, height: int, width: int) -> np.ndarray:
-    """A view of one 8-bit plane without the padding at the end of its lines: uint8 [height, width]."""
+    """A view of one 8-bit plane without the padding of its lines: uint8 [height, width]."""
     plane = frame.planes[index]
-    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width]
+    samples: np.ndarray = np.frombuffer(plane, np.uint8)  # type: ignore[call-overload]  # PyAV types no buffers
+    return samples.reshape(-1, plane.line_size)[:height, :width]
 
 
 def _to_420(frame: av.VideoFrame) -> av.VideoFrame:
     if _is_rgb(frame):
         matrix = _SWS_MATRIX[usual_matrix(frame.height)]
-        if max(component.bits for component in frame.format.components) < 8:  # white would not be white
+        if max(component.bits for component in frame.format.components) < 8:  # else white would become grey
             frame = frame.reformat(format="rgb24")
         return _reformat(frame, "yuv420p", matrix, matrix, ColorRange.JPEG, ColorRange.MPEG)
-    # From YUV to YUV the matrix takes no part; a supported one on both sides keeps swscale from refusing.
+    # Between YUV formats the matrix has no effect; swscale only demands a supported one on both sides.
     code_range = _span(_is_full_range(frame))
     return _reformat(frame, "yuv420p", Colorspace.ITU709, Colorspace.ITU709, code_range, code_range)
 
@@ -171,7 +176,14 @@ def _grey_picture(frame: av.VideoFrame) -> Picture:
     return Picture(y, u, v)
 
 
-def _reformat(frame, name, src_matrix, dst_matrix, src_range, dst_range) -> av.VideoFrame:
+def _reformat(
+    frame: av.VideoFrame,
+    name: str,
+    src_matrix: Colorspace,
+    dst_matrix: Colorspace,
+    src_range: ColorRange,
+    dst_range: ColorRange,
+) -> av.VideoFrame:
     return frame.reformat(
         format=name,
         src_colorspace=src_matrix,
@@ -179,23 +191,29 @@ def _reformat(frame, name, src_matrix, dst_matrix, src_range, dst_range) -> av.V
         src_color_range=src_range,
         dst_color_range=dst_range,
         interpolation=_SCALING,
-        threads=1,  # swscale's sliced threads give other samples from run to run for some formats
+        threads=1,  # with sliced threads swscale gives different samples from run to run for some formats
     )
 
 
 def means_the_same(one: Colour, other: Colour) -> bool:
-    """Whether code values mean the same colours, as far as range and matrix are known."""
+    """Whether the same code values stand for the same colours, as far as range and matrix are known."""
     unknown = 2 in (one.matrix, other.matrix)
     same_matrix = unknown or _SWS_MATRIX.get(one.matrix, one.matrix) == _SWS_MATRIX.get(other.matrix, other.matrix)
     return one.full_range == other.full_range and same_matrix
 
 
 def converted(picture: Picture, given: Colour, wanted: Colour) -> Picture:
-    """The colours of a picture in the code values of another range and matrix; an unknown matrix is the other one."""
-    known = [_SWS_MATRIX.get(colour.matrix) for colour in (given, wanted)]
-    matrices = [matrix or known[1 - n] or Colorspace.ITU709 for n, matrix in enumerate(known)]
-    ranges = [_span(colour.full_range) for colour in (given, wanted)]
-    return planes_of(_reformat(to_frame(picture, given), "yuv420p", *matrices, *ranges))
+    """A picture converted to another range and matrix. An unknown matrix is taken to be the other one."""
+    of_given, of_wanted = _SWS_MATRIX.get(given.matrix), _SWS_MATRIX.get(wanted.matrix)
+    frame = _reformat(
+        to_frame(picture, given),
+        "yuv420p",
+        of_given or of_wanted or Colorspace.ITU709,
+        of_wanted or of_given or Colorspace.ITU709,
+        _span(given.full_range),
+        _span(wanted.full_range),
+    )
+    return planes_of(frame)
 
 
 # --- orientation --------------------------------------------------------------------------------------------
@@ -203,14 +221,14 @@ def converted(picture: Picture, given: Colour, wanted: Colour) -> Picture:
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """How a stored picture becomes an upright one: axes swapped first, then turned over along x and y."""
+    """How a stored picture becomes an upright one: axes are swapped first, then x and y are flipped."""
 
     swap: bool = False
     flip_x: bool = False
     flip_y: bool = False
 
     def apply(self, picture: Picture) -> Picture:
-        """The upright picture: planes uint8, width and height swapped where `swap` is set."""
+        """The upright picture; its width and height are swapped if `swap` is set."""
         if self == Orientation():
             return picture
         return Picture(*(self._turn(plane) for plane in (picture.y, picture.u, picture.v)))
@@ -222,10 +240,11 @@ class Orientation:
 
 
 def read_orientation(frame: av.VideoFrame) -> Orientation:
-    """The frame's display matrix (x' = a x + c y, y' = b x + d y), to the nearest of the eight turns."""
-    if "DISPLAYMATRIX" not in (data.type.name for data in frame.side_data):
+    """The frame's display matrix (x' = a x + c y, y' = b x + d y), as the nearest of the eight orientations."""
+    side_data = cast("SideDataContainer", frame.side_data)  # which PyAV types as a dictionary
+    if "DISPLAYMATRIX" not in (data.type.name for data in side_data):
         return Orientation()
-    a, b, _, c, d = np.frombuffer(bytes(frame.side_data["DISPLAYMATRIX"]), np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(bytes(side_data["DISPLAYMATRIX"]), np.int32)[:5].tolist()
     if abs(c) + abs(b) > abs(a) + abs(d):
         return Orientation(True, c < 0, b < 0)
     return Orientation(False, a < 0, d < 0)
@@ -235,9 +254,9 @@ def read_orientation(frame: av.VideoFrame) -> Orientation:
 
 
 def to_rgb(picture: Picture, colour: Colour) -> np.ndarray:
-    """The picture for eyes and image tools: uint8 [H, W, 3], full range, its own primaries and transfer.
+    """The picture as full-range RGB, uint8 [H, W, 3], with its primaries and transfer unchanged.
 
-    A matrix that is unspecified, or not one of plain YUV, reads as BT.709 from 720 lines on and BT.601 below.
+    A matrix that is unspecified or unsupported is taken for BT.709 from 720 lines on, and BT.601 below.
     """
     matrix = _SWS_MATRIX.get(colour.matrix) or _SWS_MATRIX[usual_matrix(picture.height)]
     code_range = _span(colour.full_range)

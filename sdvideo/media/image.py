@@ -1,12 +1,12 @@
-"""Pictures and animations in and out, through Pillow: upright, opaque, and in colours that are said.
+"""Reads and writes pictures and animations through Pillow: upright, opaque, in known colours.
 
     with PictureSource("photo.jpg") as source:
         (frame,) = source.frames()
     write_picture("photo.png", frame.picture, source.info, "png")
 
-A still is full-range BT.601, as in JPEG, so that all 256 levels of each colour have a place. An RGB profile that is not
-sRGB goes along (`StreamInfo.icc`), and its colours stay as they are; those of CMYK, grey and Lab become sRGB. An
-animation is a video like any other: limited range, sRGB, with the time of each of its frames.
+A still is full-range BT.601, as in JPEG, which keeps all 256 levels of each colour. An RGB profile that is not sRGB is
+kept (`StreamInfo.icc`), and the colours are not converted; those of CMYK, grey and Lab become sRGB. An animation is an
+ordinary video: limited range, sRGB, with the time of each of its frames.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from sdvideo.container.header import MAX_AREA, MAX_PROFILE, MAX_SIDE
 from sdvideo.errors import SdvError, SourceError
@@ -33,15 +33,17 @@ from .colour import from_rgb, to_rgb, usual_matrix
 
 log = logging.getLogger("sdvideo")
 
-# No other reader of Pillow's is tried on a file: some start other programs.
+# No other reader of Pillow is tried: some start other programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000")
-# Ticks per second. GIF counts in 1/100 s, WebP in 1/1000 s; 1/90000 s suits the fractions people write into an APNG.
+# Ticks per second. GIF counts in 1/100 s, WebP in 1/1000 s; 1/90000 s holds the usual fractions of an APNG.
 _CLOCKS = {"GIF": 100, "WEBP": 1000, "PNG": 90_000}
-# A frame that asks for hardly any time gets what browsers give it.
+# A frame that lasts 1/100 s or less is shown as long as browsers show it.
 _SHORTEST, _INSTEAD = Fraction(10, 1000), Fraction(100, 1000)
 _STILL = Colour(full_range=True, matrix=6)
-_STILL_TIME = Fraction(1, 25)  # the unit that a still is not measured in
+_STILL_TIME_BASE = Fraction(1, 25)  # a still has no times, but every video has a time base
 
+# By EXIF orientation. Pillow's ImageOps.exif_transpose also rewrites the EXIF data, and then fails on some that can be
+# read, such as text tags that hold numbers.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,27 +54,27 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-_ALIKE = 2  # levels that the colours of two profiles may differ by and still be taken for the same
-# Colour spaces of profiles by the mode of a picture; a grey one may say its colours by an RGB profile, too.
+_SAME_LEVELS = 2  # by which the colours of two profiles may differ and still be taken for the same
+# Colour spaces that a profile may have, by the mode of a picture; a grey one may have an RGB profile, too.
 _GREY = ("GRAY", "RGB ")
 _SPACES = {"L": _GREY, "I": _GREY, "1": _GREY, "CMYK": ("CMYK",), "LAB": ("Lab ",)}
 
 
 class PictureSource:
-    """A picture or an animation being read; a context manager, with what a `demux.Source` has.
+    """A picture or an animation being read; a context manager with the interface of `source.Source`.
 
-    Raises SourceError if the file is no picture, is damaged, or is larger than the format allows.
+    Raises SourceError if the file is not a picture, is damaged, or is larger than the format allows.
     """
 
     seekable = True
     track_forms: tuple[str, ...] = ()
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self._name = os.fspath(path)
         self._size = os.path.getsize(path)
-        self._started = self._told = False
+        self._started = self._warned = False
         with _translated(self._name), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of damage and size, which is told here or refused
+            warnings.simplefilter("ignore")  # Pillow's, about damage and size; both are reported or refused here
             self._image = Image.open(path, formats=_FORMATS)
             try:
                 self._read()
@@ -88,17 +90,17 @@ class PictureSource:
         image.seek(numbers[0])
         for line in _losses(image):
             log.warning("%s", line)
-        self._profile = _sound_profile(image)
-        icc = b"" if self._profile is None or ends else _profile_to_carry(image, self._profile)
-        self._managed = self._profile is not None and not icc
+        profile = _sound_profile(image)
+        icc = b"" if profile is None or ends else _profile_to_carry(image, profile)
+        self._profile = None if icc else profile
         self._first = self._rgb(numbers[0])
-        clock = _CLOCKS[image.format] if ends else None
+        clock = _CLOCKS[image.format or ""] if ends else 0
         ticks = [round(end * clock) for end in ends]
         self._times = list(zip([0, *ticks], ticks)) if ends else [(0, 0)]
         self.info = StreamInfo(
             width=self._first.width,
             height=self._first.height,
-            time_base=Fraction(1, clock) if ends else _STILL_TIME,
+            time_base=Fraction(1, clock) if ends else _STILL_TIME_BASE,
             rate=Fraction(len(ends) / ends[-1]).limit_denominator(1_000_000) if ends else None,
             colour=Colour(False, usual_matrix(self._first.height)) if ends else _STILL,
             icc=icc,
@@ -131,18 +133,18 @@ class PictureSource:
         return len(self._times)
 
     def packets(self) -> dict[int, tuple[int, bool]]:
-        """Bytes and key flag, by pts: all bytes with the first picture, for nobody tells what the others take."""
+        """Bytes and key flag, by pts: all bytes with the first picture, since those of the others are unknown."""
         return {0: (self._size, True)}
 
     def _numbers_and_ends(self) -> tuple[range, list[Fraction]]:
-        """Pillow's numbers of the frames, and when each ends, in seconds: [] for a still."""
+        """Pillow's numbers of the frames, and the end of each in seconds; [] for a still."""
         image = self._image
         count = getattr(image, "n_frames", 1)
         if image.format not in _CLOCKS:
-            if count > 1 and image.format != "MPO":  # there the others are views of the first, for other devices
+            if count > 1 and image.format != "MPO":  # its further pictures are views of the first, for other devices
                 log.warning("%d further pages are left out", count - 1)
             return range(1), []
-        first = int(getattr(image, "default_image", False) and count > 1)  # a picture for who cannot show the animation
+        first = int(getattr(image, "default_image", False) and count > 1)  # a picture for viewers without animation
         numbers = range(first, count)
         if len(numbers) == 1:
             return numbers, []
@@ -150,7 +152,7 @@ class PictureSource:
         return range(first, first + len(ends)), ends if len(ends) > 1 else []
 
     def _durations(self, numbers: range) -> Iterator[Fraction]:
-        """Seconds that each frame is shown, up to where the file is damaged: known once it is decoded."""
+        """Seconds that each frame is shown, up to where the file is damaged; known only after decoding."""
         for number in numbers:
             try:
                 self._image.seek(number)
@@ -165,28 +167,28 @@ class PictureSource:
             yield seconds if seconds > _SHORTEST else _INSTEAD
 
     def _rgb(self, number: int) -> Image.Image:
-        """A frame, upright and opaque, in the colours that info tells."""
+        """A frame, upright and opaque, in the colours of info."""
         self._image.seek(number)
         self._image.load()
         image = _eight_bits(_upright(self._image))
         if image.has_transparency_data:
             image, through = _over_white(image)
-            if through and not self._told:
-                self._told = True
-                log.warning("what is transparent is put on white")
-        if self._managed:
+            if through and not self._warned:
+                self._warned = True
+                log.warning("transparent parts are put on white")
+        if self._profile is not None:
             return _to_srgb(image, self._profile)
         return image.convert("RGB")
 
 
 def write_picture(
-    file: str | os.PathLike | BinaryIO, picture: Picture, info: StreamInfo, form: str, lossless: bool = False
+    file: str | os.PathLike[str] | BinaryIO, picture: Picture, info: StreamInfo, form: str, lossless: bool = False
 ) -> None:
     """Write one picture as "png", "jpeg" or "webp", with the colour profile of info.
 
-    lossless: of a WebP; a PNG is, and a JPEG cannot be. Raises OSError or ValueError where Pillow cannot write it.
+    lossless: for WebP; PNG always is, JPEG cannot be. Raises OSError or ValueError if Pillow cannot write it.
     """
-    # Hardly to be told from the decoded picture, whose chroma has half the size to begin with.
+    # Visually the same as the decoded picture, whose chroma has half the size anyway.
     lossy = {"quality": 95, "subsampling": "4:2:0"} if form == "jpeg" else {"quality": 95}
     options = {} if form == "png" else {"lossless": True} if lossless else lossy
     Image.fromarray(to_rgb(picture, info.colour)).save(file, form, icc_profile=info.icc or None, **options)
@@ -207,7 +209,7 @@ def _translated(name: str) -> Iterator[None]:
         raise SourceError(f"{name}: begins like a picture, but cannot be read as one") from error
     except Image.DecompressionBombError as error:
         raise SourceError(f"{name}: {_TOO_LARGE}") from error
-    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
+    except Exception as error:  # on damaged files Pillow's readers raise errors of any kind
         raise SourceError(f"{name}: {getattr(error, 'strerror', None) or error or type(error).__name__}") from error
 
 
@@ -224,29 +226,29 @@ def _check_size(size: tuple[int, int]) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The picture as its EXIF data wants it to be looked at."""
+    """The picture, turned as its EXIF data says."""
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception as error:  # nobody needs whole EXIF data to look at a picture
+    except Exception as error:  # a picture can be shown without valid EXIF data
         log.warning("its EXIF data is damaged, so it is not turned: %s", error)
         turn = None
     return image if turn is None else image.transpose(turn)
 
 
-def _losses(image: Image.Image) -> list[str]:
-    """What 8 bits of RGB lose of this picture, which is not loaded yet: lines for the log, often none."""
+def _losses(image: ImageFile.ImageFile) -> list[str]:
+    """What this picture, which is not loaded yet, loses as 8-bit RGB: lines for the log, often none."""
     if image.mode in ("I", "F"):
-        raise SourceError("samples of 32 bits: which value is white is not known; convert it first")
+        raise SourceError("has samples of 32 bits, whose white level is not known; convert it first")
     lines = []
-    if ";16" in f"{image.mode} {image.tile}":  # colours get 8 bits from Pillow; only how it is to read them tells
+    if ";16" in f"{image.mode} {image.tile}":  # Pillow gives 8 bits; only its description of how to read them tells
         lines.append("16-bit input is converted to 8 bit")
     if image.mode == "CMYK" and "icc_profile" not in image.info:
-        lines.append("CMYK without a colour profile: its colours are a guess")
+        lines.append("CMYK without an ICC profile: its colours are a guess")
     return lines
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits as "L"; Pillow itself would cut off what is above 255."""
+    """16-bit grey -> "L"; Pillow itself would clip values above 255."""
     if not image.mode.startswith("I;16"):
         return image
     grey = np.asarray(image).astype(np.uint32)
@@ -254,9 +256,9 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _over_white(image: Image.Image) -> tuple[Image.Image, bool]:
-    """The picture in front of white, and whether any of that shows; grey stays grey."""
+    """The picture on white, and whether any white shows; grey stays grey."""
     layers = image.convert("RGBA")
-    through = layers.getextrema()[3][0] < 255
+    through = layers.getchannel("A").getextrema() != (255, 255)
     flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), layers)
     return flat.convert("L" if image.mode in ("L", "LA", "La") else "RGB"), through
 
@@ -265,7 +267,7 @@ def _over_white(image: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def _sound_profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
-    """What the picture's colours mean, if that is said and is not sRGB. A profile that cannot be used is left out."""
+    """The picture's ICC profile, if it has one that is not sRGB. A profile that cannot be used is left out."""
     icc = image.info.get("icc_profile")
     if not icc:
         return None
@@ -273,29 +275,29 @@ def _sound_profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         space = profile.profile.xcolor_space
         if space not in _SPACES.get(image.mode.split(";")[0].rstrip("Aa"), ("RGB ",)):
-            raise ValueError(f"it is one for {space.strip()}")
+            raise ValueError(f"it describes {space.strip()} colours")
         levels = _on_cube(profile)
-        srgb = space == "RGB " and np.abs(levels - _on_cube(_SRGB)).max() <= _ALIKE
+        srgb = space == "RGB " and np.abs(levels - _on_cube(_SRGB)).max() <= _SAME_LEVELS
         return None if srgb else profile
     except Exception as error:
-        log.warning("its colour profile is left out: %s", error)
+        log.warning("its ICC profile is left out: %s", error)
         return None
 
 
 def _on_cube(profile: ImageCms.ImageCmsProfile) -> np.ndarray:
-    """What it makes of colours all over the cube, in sRGB: there are too many profiles of that to know them by name."""
+    """What a profile maps a grid of colours to, in sRGB: there are too many sRGB profiles to recognise them by name."""
     levels = np.linspace(0, 255, 9).astype(np.uint8)
     cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(27, 27, 3)
     return np.asarray(_to_srgb(Image.fromarray(cube), profile)).astype(int)
 
 
 def _profile_to_carry(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> bytes:
-    """The profile that goes along with a still, b"" where its colours are to become sRGB instead."""
-    icc = image.info.get("icc_profile", b"")
+    """The profile to keep with a still; b"" if its colours become sRGB instead."""
+    icc: bytes = image.info.get("icc_profile", b"")
     if profile.profile.xcolor_space != "RGB ":
         return b""
     if len(icc) > MAX_PROFILE:
-        log.warning("its colour profile has %d bytes: the colours become sRGB instead", len(icc))
+        log.warning("its ICC profile has %d bytes, too many: the colours become sRGB instead", len(icc))
         return b""
     return icc
 
@@ -303,7 +305,7 @@ def _profile_to_carry(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> 
 def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
     space = profile.profile.xcolor_space
     mode = {"GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}.get(space, "RGB")
-    return ImageCms.profileToProfile(
+    converted = ImageCms.profileToProfile(
         image if image.mode == mode else image.convert(mode),
         profile,
         _SRGB,
@@ -311,3 +313,5 @@ def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Ima
         outputMode="RGB",
         flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
     )
+    assert converted is not None  # it is only if the conversion is done in place
+    return converted

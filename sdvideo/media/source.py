@@ -1,4 +1,4 @@
-"""A video file or pipe in: its description, its pictures in time order, and the streams beside the video."""
+"""Reads a video file or pipe: its description, its pictures in time order, and the streams beside the video."""
 
 from __future__ import annotations
 
@@ -9,40 +9,43 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
+from av.container import InputContainer
+from av.stream import Disposition, Stream
 
-from sdvideo.container.index import is_ours
+from sdvideo.container.preamble import is_sdv
 from sdvideo.errors import SourceError
 from sdvideo.frames import Chapter, Frame, StreamInfo
 
 from . import colour
-from .tracks import TrackWriter, reason, ticks
+from .tracks import Packet, TrackWriter, reason, side_streams, ticks, time_base
 
 if TYPE_CHECKING:
     from .image import PictureSource
 
 log = logging.getLogger("sdvideo")
 
-# After this many undecodable packets in a row the rest is taken for lost.
+# After this many undecodable packets in a row the rest is considered lost.
 _MAX_BAD_IN_A_ROW = 8
-# Seconds that may be missing at the end without a word: of the last picture containers say how long it is, or do not.
-_UNTOLD = 0.5
-_JUMP = 1  # second by which times go back where something else begins
-# What describes the file that was read, not the video in it.
+# Seconds that may be missing at the end without a warning: not every container stores how long the last picture lasts.
+_MISSING_SECONDS = 0.5
+_JUMP = 1  # second; times that go back by more belong to another recording
+# Metadata that describes the file, not the video in it.
 _FILE_METADATA = frozenset(("major_brand", "minor_version", "compatible_brands", "encoder", "duration"))
 _MAX_METADATA_LENGTH = 4096
-# Sound may begin this much before time zero, in seconds: with what an encoder needs to get going, and no one hears.
+# Seconds by which sound may begin before time zero: the priming samples of its encoder, which are not played.
 _PRIMING = Fraction(1, 10)
-# Pictures per second beyond which a container's rate is that of its clock.
-_FASTEST = 1000
+# Pictures per second above which a container's rate is its clock rate.
+_MAX_RATE = 1000
 
 
-# How PNG, GIF, WebP, BMP, AVIF and JPEG 2000 begin, and two with which other files begin as well.
+# The first bytes of PNG, GIF, WebP, BMP, AVIF and JPEG 2000; and of JPEG and TIFF, which other formats share.
 _PICTURES = re.compile(
     rb"\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|....ftypavif"
     rb"|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
@@ -51,40 +54,40 @@ _PICTURES = re.compile(
 _JPEG, _TIFF = b"\xff\xd8\xff", (b"II*\0", b"MM\0*")
 
 
-def open_source(path: str | os.PathLike) -> Source | PictureSource:
+def open_source(path: str | os.PathLike[str]) -> Source | PictureSource:
     """Open a video, a picture or an animation; "-" is standard input, for a video.
 
     Raises:
-        SourceError: no such file, neither video nor picture, or no decodable picture.
+        SourceError: the file does not exist, is neither video nor picture, or has no decodable picture.
     """
     if _is_picture(path):
-        from .image import PictureSource  # with Pillow, which videos do without
+        from .image import PictureSource  # imports Pillow, which videos do not need
 
         return PictureSource(path)
     return Source(path)
 
 
-def _is_picture(path: str | os.PathLike) -> bool:
+def _is_picture(path: str | os.PathLike[str]) -> bool:
     if os.fspath(path) == "-" or not Path(path).is_file():
         return False
     try:
         with open(path, "rb") as file:
             head = file.read(16)
     except OSError:
-        return False  # Source will say why
+        return False  # Source reports the reason
     suffix = Path(path).suffix.lower()
     if head.startswith(_JPEG):
-        return suffix not in (".mjpg", ".mjpeg")  # a video of JPEGs in a row
+        return suffix not in (".mjpg", ".mjpeg")  # a video of consecutive JPEGs
     if head.startswith(_TIFF):
-        return suffix in (".tif", ".tiff")  # the raw files of cameras begin so, with a small picture in front
+        return suffix in (".tif", ".tiff")  # raw files of cameras are TIFFs with a small picture in front
     return bool(_PICTURES.match(head))
 
 
-_STILLS = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+_STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
 class Source:
-    """A video being read; a context manager. Its times count from where the file begins.
+    """A video being read; a context manager. Its times count from the beginning of the file.
 
     info: its description. seekable: whether the file can be read more than once (a pipe cannot).
     """
@@ -92,19 +95,21 @@ class Source:
     info: StreamInfo
     seekable: bool
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         piped = os.fspath(path) == "-"
         self._name = "standard input" if piped else os.fspath(path)
         self.seekable = not piped and Path(path).is_file()
-        self._folder: tempfile.TemporaryDirectory | None = None
-        self._writer: TrackWriter | None = None
+        self._resources = ExitStack()
         self._count: int | None = None
         self._copied = self._exhausted = self._started = False
-        self._container = self._open_container()
+        self._container = self._resources.enter_context(self._open_container())
         try:
             self._video = self._choose_video()
+            self._time_base = time_base(self._video)
             self._begin = self._find_begin()
-            self._writer = TrackWriter(self._side_streams(), self._make_folder(), self._begin)
+            folder = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="sdvideo-"))
+            self._writer = TrackWriter(side_streams(self._container), Path(folder), self._begin)
+            self._resources.callback(self._writer.close)
             if not self.seekable:
                 self._writer.open(self._container)
             self._decoded = self._decode()
@@ -125,18 +130,14 @@ class Source:
         self.close()
 
     def close(self) -> None:
-        """Release the file and delete the track files."""
-        if self._writer is not None:
-            self._writer.close()
-        self._container.close()
-        if self._folder is not None:
-            self._folder.cleanup()
+        """Close the file and delete the track files."""
+        self._resources.close()
 
     def frames(self) -> Iterator[Frame]:
-        """The upright pictures in time order, pts strictly increasing in units of info.time_base; only once.
+        """The upright pictures in time order, their pts strictly increasing, in units of info.time_base; only once.
 
         Raises:
-            SourceError: the picture size changes, 8 packets in a row cannot be decoded, or a second call.
+            SourceError: the picture size changes, 8 packets in a row cannot be decoded, or this is the second call.
         """
         if self._started:
             raise SourceError(f"{self._name}: the pictures can be read only once, open the source again")
@@ -156,17 +157,17 @@ class Source:
             pts, duration = clock.pts(frame), frame.duration or 0
             yield Frame(pts, duration, picture)
             end = pts + duration
-        self._tell_if_short(end)
+        self._warn_if_short(end)
         self._writer.close()
         self._exhausted = True
 
     def track_files(self) -> list[Path]:
-        """The files that hold info.tracks, by Track.blob; they live until close().
+        """The files that hold info.tracks, in the order of Track.blob; they exist until close().
 
-        A seekable source is read once more for them; from a pipe they are copied while the pictures are read.
+        A seekable source is read a second time for them; of a pipe they are copied while the pictures are read.
 
         Raises:
-            SourceError: a pipe whose pictures have not all been read yet.
+            SourceError: the source is a pipe whose pictures have not all been read yet.
         """
         if self.seekable:
             self._read_packets()
@@ -176,22 +177,22 @@ class Source:
 
     @property
     def track_forms(self) -> tuple[str, ...]:
-        """The form of each track file, "mp4" or "matroska", known from the start."""
+        """The format of each track file, "mp4" or "matroska"; known before any packet is copied."""
         return self._writer.forms
 
     def count_frames(self) -> int | None:
         """The number of pictures, from the container or by reading all packets; None for a pipe.
 
-        Damaged pictures count, so this is for progress and plans, not for allocation.
+        It counts damaged pictures, so it is for progress and rate control, not for allocation.
         """
         if self.info.frames is None and self.seekable:
             self._read_packets()
         return self.info.frames if self.info.frames is not None else self._count
 
     def packets(self) -> dict[int, tuple[int, bool]]:
-        """Bytes and key flag of what is coded of the pictures, by pts; not of a pipe."""
+        """Bytes and key flag of the coded pictures, by pts; not for pipes."""
         found: dict[int, tuple[int, bool]] = {}
-        begin = ticks(self._begin, self._video.time_base)
+        begin = ticks(self._begin, self._time_base)
         with self._open_container() as container:
             for packet in self._packets(container, [self._video.index]):
                 if packet.size and (time := packet.dts if packet.pts is None else packet.pts) is not None:
@@ -201,55 +202,50 @@ class Source:
 
     @property
     def _unless_late(self) -> str:
-        return "" if self.seekable else " (or is an MP4 with its index at the end, which a pipe cannot carry)"
+        return "" if self.seekable else " (or an MP4 with its index at the end, which cannot be read from a pipe)"
 
     # --- opening --------------------------------------------------------------------------------------------
 
-    def _open_container(self) -> av.container.InputContainer:
+    def _open_container(self) -> InputContainer:
         try:
             if self._name == "standard input":
-                file = sys.stdin.buffer
+                container = av.open(sys.stdin.buffer, "r", metadata_errors="replace")
             else:
-                # Python's open() first: its errors tell a missing file from a folder from a forbidden one.
+                # Python's open() first: its errors distinguish a missing file, a folder and a forbidden file.
                 open(self._name, "rb").close() if self.seekable else os.stat(self._name)
-                file = f"file:{self._name}"
-            container = av.open(file, metadata_errors="replace")
+                container = av.open(f"file:{self._name}", "r", metadata_errors="replace")
         except av.InvalidDataError as exc:
             raise SourceError(f"{self._name}: {self._instead()}") from exc
         except (av.FFmpegError, OSError) as exc:
             raise SourceError(f"{self._name}: {reason(exc)}") from exc
-        if container.format.name == "tty":  # FFmpeg would paint any .txt file as a terminal
+        if container.format.name == "tty":  # FFmpeg renders any .txt file as a terminal
             container.close()
             raise SourceError(f"{self._name}: not a video but text")
         return container
 
     def _instead(self) -> str:
-        """What the file is if FFmpeg does not know it."""
-        if self.seekable and is_ours(self._name):
-            return "is an .sdv already; what is encoded is a video"
+        """What a file is that FFmpeg does not know."""
+        if self.seekable and is_sdv(self._name):
+            return "is an .sdv file already, not a video to encode"
         return f"not a video{self._unless_late}"
 
     def _choose_video(self) -> av.VideoStream:
         videos = [stream for stream in self._container.streams.video if not stream.disposition & _STILLS]
         if not videos:
             raise SourceError(f"{self._name}: has no video stream")
-        video = next((v for v in videos if v.disposition & av.stream.Disposition.default), videos[0])
+        video = next((v for v in videos if v.disposition & Disposition.default), videos[0])
         if video.codec_context is None:
             raise SourceError(f"{self._name}: no decoder for its video stream")
         if len(videos) > 1:
             log.warning("%d further video streams are left out: an .sdv holds one", len(videos) - 1)
-        if others := self._without_place():
-            log.warning("left out, an .sdv holds no such things: %s; keep the original for them", ", ".join(others))
+        if others := self._unsupported():
+            log.warning("left out, an .sdv cannot hold them: %s; keep the original for them", ", ".join(others))
         video.thread_type = "AUTO"
         video.codec_context.thread_count = 2
         return video
 
-    def _side_streams(self) -> list[av.stream.Stream]:
-        streams = self._container.streams
-        return sorted((*streams.audio, *streams.subtitles), key=lambda stream: stream.index)
-
-    def _without_place(self) -> list[str]:
-        """Streams that are neither pictures nor sound nor subtitles, nor kept as chapters or metadata: in words."""
+    def _unsupported(self) -> list[str]:
+        """In words: streams that are no pictures, sound or subtitles, and not kept as chapters or metadata."""
         streams = self._container.streams
         chaptered = bool(self._container.chapters())
         covers = ["cover art" for stream in streams.video if stream.disposition & _STILLS]
@@ -264,7 +260,7 @@ class Source:
     def _find_begin(self) -> Fraction:
         """When the first picture or sound is due, in seconds: players count from there, and MP4 cannot start below 0.
 
-        Where pictures begin at 0 or later and sound only by its priming before, that is 0.
+        It is 0 if pictures begin at 0 or later, and sound before 0 only by its priming samples.
         """
         video = _start(self._video)
         starts = [start for start in map(_start, (self._video, *self._container.streams.audio)) if start is not None]
@@ -272,15 +268,11 @@ class Source:
         primed = -_PRIMING <= first <= 0 and (video is None or video >= 0)
         return Fraction(0) if primed else first
 
-    def _make_folder(self) -> Path:
-        self._folder = tempfile.TemporaryDirectory(prefix="sdvideo-")
-        return Path(self._folder.name)
-
     def _first_frame(self) -> av.VideoFrame:
         frame = next(self._decoded, None)
         if frame is None:
             raise SourceError(f"{self._name}: has no decodable picture{self._unless_late}")
-        # WebM has transparency in a stream of its own, which the decoder of the colours does not see.
+        # WebM stores transparency in a second stream, which the decoder of the colours does not see.
         transparent = self._video.metadata.get("alpha_mode") == "1"
         for line in colour.losses(frame, transparent):
             log.warning("%s", line)
@@ -305,7 +297,7 @@ class Source:
         return StreamInfo(
             width=width,
             height=height,
-            time_base=self._video.time_base,
+            time_base=self._time_base,
             rate=self._rate(),
             frames=(self._video.frames or None) if self.seekable else None,
             sar=sar,
@@ -322,24 +314,25 @@ class Source:
 
     def _rate(self) -> Fraction | None:
         rate = self._video.average_rate or self._video.guessed_rate or None
-        duration = self._first.duration * self._video.time_base if self._first.duration else 0
-        return 1 / duration if rate and rate > _FASTEST and duration else rate
+        if rate and rate > _MAX_RATE and self._first.duration:
+            return 1 / (self._first.duration * self._time_base)
+        return rate
 
     # --- reading --------------------------------------------------------------------------------------------
 
     def _decode(self) -> Iterator[av.VideoFrame]:
-        """Decoded frames; on a pipe the packets of the other streams are copied on the way."""
+        """Decoded frames; of a pipe the packets of the other streams are copied meanwhile."""
         copied = [] if self.seekable else self._writer.stream_indices
         bad = bad_in_a_row = concealed = 0
         due = _Due() if self._untimed() else None
         for packet in self._packets(self._container, [self._video.index, *copied]):
-            if packet.stream.index != self._video.index:  # the one that says it was the last has no stream_index
+            if packet.stream.index != self._video.index:  # the packet that ends the stream has no stream_index
                 self._writer.write(packet)
                 continue
             if due is not None:
                 due.expect(packet)
             try:
-                frames = packet.decode()
+                frames = self._video.decode(packet)
             except av.EOFError:
                 continue
             except av.FFmpegError as exc:
@@ -353,20 +346,20 @@ class Source:
         if bad or concealed:
             log.warning("damaged pictures: %d left out, %d concealed by the decoder", bad, concealed)
 
-    def _tell_if_short(self, end: int) -> None:
-        """end: of the last picture. A file that was cut off is read without an error, but its index promises more."""
-        if self._video.frames and self._video.duration:  # without an index the length is a guess
-            promised = (self._video.start_time or 0) + self._video.duration - ticks(self._begin, self._video.time_base)
-            found, whole = (float(time * self._video.time_base) for time in (end, promised))
-            if whole - found > _UNTOLD:
+    def _warn_if_short(self, end: int) -> None:
+        """end: pts where the last picture ends. A cut-off file is read without error, but its index promises more."""
+        if self._video.frames and self._video.duration:  # without an index the length is an estimate
+            promised = (self._video.start_time or 0) + self._video.duration - ticks(self._begin, self._time_base)
+            found, whole = (float(time * self._time_base) for time in (end, promised))
+            if whole - found > _MISSING_SECONDS:
                 log.warning("%s: the pictures end at %.1f of %.1f s, the rest is missing", self._name, found, whole)
 
     def _untimed(self) -> bool:
-        """AVI says in which order pictures are coded, not when they are shown; FFmpeg's guess at it fails for these."""
+        """Whether times must be derived: AVI stores only the coding order, and FFmpeg's guess fails for these."""
         return self._container.format.name == "avi" and self._video.codec_context.name in ("h264", "hevc")
 
     def _read_packets(self) -> None:
-        """Copy the tracks and count the pictures in one pass of its own, without decoding; once."""
+        """Copy the tracks and count the pictures in a separate pass without decoding; only once."""
         if self._copied:
             return
         self._copied = True
@@ -381,25 +374,25 @@ class Source:
         self._writer.close()
         self._count = count
 
-    def _packets(self, container: av.container.InputContainer, indices: list[int]) -> Iterator[av.Packet]:
+    def _packets(self, container: InputContainer, indices: list[int]) -> Iterator[Packet]:
         try:
             yield from container.demux(*(container.streams[index] for index in indices))
         except (av.FFmpegError, OSError) as exc:
             log.warning("%s ends early: %s", self._name, reason(exc))
 
 
-def _start(stream: av.stream.Stream) -> Fraction | None:
-    return None if stream.start_time is None else stream.start_time * stream.time_base
+def _start(stream: Stream) -> Fraction | None:
+    return None if stream.start_time is None else stream.start_time * time_base(stream)
 
 
 class _Due:
-    """Times of pictures from those of their packets: the first picture keeps its own, and as many follow as packets."""
+    """Derives the times of pictures from those of their packets, with the delay that the first picture has."""
 
     def __init__(self) -> None:
         self._waiting: deque[int] = deque()
         self._delay: int | None = None
 
-    def expect(self, packet: av.Packet) -> None:
+    def expect(self, packet: Packet) -> None:
         if packet.size and packet.dts is not None:
             self._waiting.append(packet.dts)
 
@@ -413,32 +406,32 @@ class _Due:
 
 
 class _Clock:
-    """Gives every picture a presentation time later than the one before, counted from `begin` in seconds."""
+    """Gives every picture a later presentation time than the previous one. begin: the time that becomes 0, seconds."""
 
     def __init__(self, info: StreamInfo, begin: Fraction) -> None:
         rate = info.rate or Fraction(25)
         self._begin, self._time_base = ticks(begin, info.time_base), info.time_base
         self._step = max(1, round(1 / rate / info.time_base))
         self._last: int | None = None
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def pts(self, frame: av.VideoFrame) -> int:
-        """frame.pts, or what comes nearest: dts, or one average picture after the last; ties move one."""
+        """frame.pts, else dts, else one average frame after the previous picture. Ties move by one tick."""
         pts = frame.pts if frame.pts is not None else frame.dts
         if pts is not None:
             pts -= self._begin
         else:
-            self._tell("pictures without a time are spaced by the average rate")
+            self._warn("pictures without a time are spaced by the average frame rate")
             pts = 0 if self._last is None else self._last + self._step
         if self._last is not None and (self._last - pts) * self._time_base > _JUMP:
-            self._tell("times jump back, as where files were joined: what follows is squeezed together; remux it first")
+            self._warn("times jump back, as in joined files: what follows is squeezed together; remux the file first")
         if self._last is not None and pts <= self._last:
-            self._tell("pictures whose times do not increase are moved by the smallest step")
+            self._warn("pictures whose times do not increase are moved by one tick")
             pts = self._last + 1
         self._last = pts
         return pts
 
-    def _tell(self, line: str) -> None:
-        if line not in self._told:
-            self._told.add(line)
+    def _warn(self, line: str) -> None:
+        if line not in self._warned:
+            self._warned.add(line)
             log.warning("%s", line)

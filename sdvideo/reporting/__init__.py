@@ -1,1 +1,1 @@
-"""Reports that compare two videos: pairing of frames, measures, the HTML page."""
+"""Reports on two videos: pairing their frames, measuring them, and the HTML page."""

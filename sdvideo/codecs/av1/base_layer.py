@@ -18,7 +18,7 @@ from sdvideo.media.scaling import scaled
 from . import svt_process
 from .bitstream import EncodedGroup, base_size, unpack_step
 from .header_compression import Unpacker
-from .screen_content import is_drawn
+from .screen_content import is_screen_content
 
 Result = TypeVar("Result")
 # (pictures of the base's size, CRF, scale) -> the pictures that the encoder gets instead
@@ -47,7 +47,7 @@ def encode_base(
     scale: Fraction,
     crf: float,
     preset: int,
-    progress: svt_process.Progress = svt_process.silently,
+    progress: svt_process.Progress = svt_process.no_progress,
     prefilter: Filter | None = None,
 ) -> EncodedGroup:
     """Code one closed group. crf: LOWEST_CRF to HIGHEST_CRF, in quarters; preset: SVT-AV1's.
@@ -60,7 +60,7 @@ def encode_base(
         size = f"{pictures[0].width}x{pictures[0].height}"
         raise SettingError(f"{size} is too high for base av1, which takes at most {_MAX_LINES} lines; use base none")
     params = f"{_crf_params(crf)}:{GROUP_OPTIONS}"
-    if preset != TRIAL_PRESET and width * height <= _MAX_SEARCHED and is_drawn(pictures):
+    if preset != TRIAL_PRESET and width * height <= _MAX_SEARCHED and is_screen_content(pictures):
         params += f":{_SCREEN_CONTENT}"
         preset = _SCREEN_PRESET.get(preset, preset)
     options = {"preset": str(preset), "svtav1-params": params}
@@ -153,5 +153,5 @@ def retry_undecodable(work: Callable[[], Result]) -> Result:
     for _ in range(_TRIES - 1):
         with suppress(_Undecodable):
             return work()
-        svt_process.renew()
+        svt_process.end_idle_processes()
     return work()

@@ -1,10 +1,10 @@
-"""What base "av1" keeps of a group (a chapter of the .sdv specification), and how it is stored.
+"""How base "av1" stores a group: a chapter of the .sdv specification.
 
-A group is one closed AV1 sequence of small pictures, the base: a key frame, then frames that refer to nothing outside
-the group. The data of a frame is the temporal unit that shows it, with its headers compressed by
-`header_compression.py`; exactly one picture comes of it. The step byte of the frame table is `pack_step` of the group's
-CRF and scale. A base picture is 8-bit 4:2:0 of `base_size`. AV1 decodes to the same integers on every machine; how they
-are restored at full size is specified in `restoration/network.py`.
+A group is one closed AV1 sequence of base pictures: a key frame, then frames that refer to nothing outside the group.
+The data of a frame is the temporal unit that shows it, with its headers compressed as specified in
+`header_compression.py`; it decodes to exactly one picture. The step byte of the frame table is `pack_step` of the
+group's CRF and scale. A base picture is 8-bit 4:2:0 and has the size `base_size`. AV1 decodes to the same integers on
+every machine; how pictures of full size are restored from them is specified in `restoration/network.py`.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from .header_compression import pack_units
 
 LOWEST_CRF, HIGHEST_CRF = 1.0, 70.0
 _STEPS = 80  # values of the step byte for each scale
-_MIN_SIDE = 64  # pixels that SVT-AV1 needs; smaller pictures are scaled up to it
+_MIN_SIDE = 64  # pixels; SVT-AV1 takes no less, so smaller pictures are scaled up to it
 
 
 def base_size(width: int, height: int, scale: Fraction) -> tuple[int, int]:
-    """Width and height of the base of a picture: even, and large enough for the AV1 encoder."""
+    """Width and height of the base picture of a picture: even, and large enough for SVT-AV1."""
     width, height = (max(_MIN_SIDE, 2 * round(side * scale / 2)) for side in (width, height))
     return width, height
 
 
 def pack_step(crf: float, scale: Fraction) -> int:
-    """The step byte in a file with an AV1 base: 80 times the index of the scale, plus the rounded CRF."""
+    """The step byte of frames in base "av1": 80 times the index of the scale in SCALES, plus the rounded CRF."""
     return _STEPS * SCALES.index(scale) + round(crf)
 
 
 def unpack_step(step: int) -> tuple[int, Fraction]:
-    """CRF and scale, the inverse of `pack_step`. Raises DamagedError for an unknown scale."""
+    """CRF and scale of a step byte, the inverse of `pack_step`. Raises DamagedError for an unknown scale."""
     index, crf = divmod(step, _STEPS)
     if index >= len(SCALES):
         raise DamagedError(f"step {step} names a scale this version does not know")
@@ -46,7 +46,7 @@ def unpack_step(step: int) -> tuple[int, Fraction]:
 
 @dataclass(frozen=True, slots=True)
 class EncodedGroup:
-    """One closed group as the AV1 encoder made it. crf: in quarters; units: the temporal unit of each picture."""
+    """One closed group as SVT-AV1 made it. crf: a multiple of 1/4; units: the temporal unit of each picture."""
 
     scale: Fraction
     crf: float
@@ -57,6 +57,7 @@ class EncodedGroup:
         return 8 * sum(map(len, self.units))
 
     def packed(self) -> PackedGroup:
+        """The group with compressed headers."""
         return PackedGroup(self.scale, self.crf, pack_units(self.units))
 
 
@@ -64,7 +65,7 @@ class EncodedGroup:
 class PackedGroup:
     """One closed group as it is stored in a file.
 
-    crf: in quarters. data: of each frame, its headers compressed. last: the last decoded base picture, if known.
+    crf: a multiple of 1/4. data: of each frame, with compressed headers. last: the last decoded base picture, if known.
     """
 
     scale: Fraction
@@ -77,7 +78,7 @@ class PackedGroup:
         return 8 * sum(map(len, self.data))
 
     def coded_frames(self, frames: Sequence[Frame]) -> tuple[CodedFrame, ...]:
-        """The group as the container takes it. frames: those of the source, for their times."""
+        """The frames as the container stores them. frames: those of the source, for their times."""
         step = pack_step(self.crf, self.scale)
         kinds = [KEY] + [PREDICTED] * (len(frames) - 1)
         return tuple(

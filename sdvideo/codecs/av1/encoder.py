@@ -28,7 +28,7 @@ from .base_layer import BaseDecoder, Filter, decode_base, retry_undecodable
 from .bitstream import PackedGroup, unpack_step
 from .gop_boundary import Error, add_error, boundary_error, error_share
 from .rate_control import ConstantQuality, RateControl, TargetSize, encode_at_level, level_of
-from .svt_process import Progress, silently
+from .svt_process import Progress, no_progress
 
 # Frames of a group if the user gives no keyint: a key frame and ten of SVT-AV1's mini-GOPs of 16, if their pictures fit
 # into so many bytes. At half that length a video takes some 15 % more bits.
@@ -79,7 +79,7 @@ class GroupResult:
     end: GroupEnd
 
 
-def encode_group(job: GroupJob, progress: Progress = silently) -> GroupResult:
+def encode_group(job: GroupJob, progress: Progress = no_progress) -> GroupResult:
     """Code one group. progress: told of frames and bytes done so far; a group may be coded several times."""
     pictures = _pictures(job.frames)
     prefilter = _prefilter(job.settings.preset, job.settings.device)

@@ -1,76 +1,75 @@
-"""What AV1 says anew for every picture, coded by what is expected of it: 3 to 5 bytes where it was 21.
+"""Compresses AV1's per-frame headers with an adaptive context-mixing model: 3 to 5 bytes per frame instead of 21.
 
-SVT-AV1 codes a group by a plan: which picture comes when, and which ones it refers to. The payload of each OBU begins
-with its part of that plan; quantiser and filters follow, which are much like those of the OBUs before; then comes what
-is entropy-coded already. At the lowest rates these heads are a third of the bytes. So the first HEAD bytes of every
-payload are taken out, coded bit by bit with a mixture of experts that learn on the way, and put before the data of the
-group's first picture.
+SVT-AV1 codes a group by a plan: in which order it codes the pictures, and to which pictures each one refers. The
+payload of each OBU begins with its part of that plan. The parameters of quantizer and filters follow, which are much
+like those of previous OBUs; what comes after is entropy-coded already. At the lowest rates these frame headers are a
+third of all bytes. So the first PREFIX_SIZE bytes of every payload are taken out, coded bit by bit with the contexts
+below, and stored before the data of the group's first frame.
 
 Frame data
-    The temporal units of a group, each a row of OBUs in the low-overhead format of the AV1 specification (section 5.2),
-    without temporal delimiters, become the data of its frames:
-        first    varint plan, varint size, then as many bytes: the coded heads of all units; then the unit's rest
-        others   the unit's rest: of each OBU's payload what is behind its head, one after the other
+    A group is a row of temporal units, one for each frame. A unit is a row of OBUs in the low-overhead format of the
+    AV1 specification (section 5.2), without temporal delimiters. The rest of a unit is what its payloads have after
+    their first PREFIX_SIZE bytes, one after the other. The data of the group's frames is:
+        first    varint plan, varint size, then as many bytes, the coded headers of all units; then the unit's rest
+        others   the unit's rest
 
-Coded heads
-    One run of the binary arithmetic coder below. Unit after unit, and of each its OBUs, 1 to MOST_OBUS, bits of bytes
-    from the highest on:
-        byte    the first of the OBU's header, with has_size_field set only where another OBU of the unit follows
-        byte    the second one of the header, where the first one says that there is one
-        number  where another OBU follows: the size of the payload
-        bit     else: is the payload shorter than HEAD? If not, it reaches to the end of the unit's rest
-        number  if it is, its size
-        bytes   the first HEAD of the payload, or as many as there are
-    A number n >= 0 is coded as the bit length of n + 1, up to 32, in ones and a zero (without the first one, and after
-    31 of them without the zero), then the bits of n + 1 below its highest.
+Coded headers
+    One run of the coder in `arithmetic_coder.py`. For each unit in turn, and for each of its 1 to MAX_OBUS OBUs, it
+    codes the following; bytes from their highest bit on.
+        byte    the first byte of the OBU header, with has_size_field set if and only if another OBU of the unit follows
+        byte    the second byte of the OBU header, if the first one says that there is one
+        number  if another OBU follows: the size of the payload
+        bit     otherwise: one if the payload is shorter than PREFIX_SIZE; zero if it extends to the end of the unit's
+                rest
+        number  if it is shorter: its size
+        bytes   the first PREFIX_SIZE bytes of the payload, or the whole payload if it is shorter
+    A number n >= 0 is coded as the bit length L of n + 1, 1 to 32, and then the bits of n + 1 below its highest. L is
+    coded as L - 1 ones and a zero; after 31 ones the zero is left out.
 
-Experts
-    Each bit is coded with a probability from several experts, each of which knows one for every combination of the
-    values it goes by. For the bits of bytes there are three:
-        kind, place, and the bits of this byte before this one, under a leading 1
-        kind, place, what the last OBU of this kind has around this place, and whether its last three bits before it are
-        the same as here
-        what the plan says of this bit, and about which of the last four bits it was right (at first: all); where it
-        says nothing: kind, place, and the nine bits before this one
-    place: which bit of the OBU it is, of header and payload, from 0 on. kind: 0 for the first 8 bits, then the first
-    byte b, from place 16 on 256 b + the second byte; an OBU is the last one of each kind that it had in turn. What it
-    has around a place are its bits at place - 1 to place + 2: zeros behind its end, at place -1 a one and before it
-    zeros, here and wherever it is asked for bits before the first. The plan is number `plan` of weights/plans.bin,
-    whose k-th entry says how the group's k-th OBU begins.
-    For a single bit there are two: what is asked; and that, with the OBU's number in its unit. What is asked is one of
-    the things above (the size, whether it is short, the size of a short one), for a number with the length that it has
-    at least, or the length it has and its bits so far. `_Line.byte`, `_Heads._number` and `_Heads._asked` say how such
-    values become one number, which is what weights/priors.bin is sorted by.
+Contexts of a bit in a byte
+    position: the number of the bit in its OBU, from 0 on; OBU header and payload are one row of bits.
+    kind: 0 for the first 8 bits of an OBU; then its first byte b; from position 16 on, 256 b + its second byte.
+    bits: all bits of this OBU before this one, below a leading 1.
+    previous: from position 8 on, the last OBU before this one that had the same kind at any position from 8 on; zeros
+        follow its bits. In the first 8 bits there is none.
+    plan: the entries of plan number `plan` of weights/plans.bin, one for each OBU of the group in order. An entry is
+        the expected beginning of OBU header and payload, and predicts each of these bits.
+    With here = 8 * (256 * kind + position), the bit is coded in three contexts (<< binds tighter than |):
+        1   here << 8 | partial << 3 | 1
+                partial: the bits of this byte before this one, below a leading 1
+        2   here << 8 | around << 3 | 2
+                around: 0 if there is no previous OBU; otherwise 1 + 2 * w + e, where w is the previous OBU's bits at
+                position - 1 to position + 2, and e is 1 if the three bits before this position are the same in both
+                OBUs, else 0
+        3   (right << 1 | predicted) << 3 | 3, if the plan predicts the bit as `predicted`
+                right: for the last four predictions of this OBU, the last one lowest, 1 if it was right; 15 at first
+            here << 9 | (bits & 511) << 3 | 4, if the plan does not predict it
+    Their weights are at first BYTE_WEIGHTS. There is one row of weights for each kind and position at which a byte
+    begins and for either case of context 3.
 
-    A probability of a one is at first 32768 / 65536, and after it was asked for the n-th time moves by
-        ((65535 * bit - it) * RATES[min(n, 30)]) >> 16,  n from 0 on.
-    But for the values in weights/priors.bin it is what stands there, and n begins at PRIOR_COUNT.
-    Votes are stretch(probability >> 4), and mixed by weights, at first AT_FIRST or ALIKE. For bytes there is a row of
-    them for each kind and each byte of an OBU, one where the plan says something of it and one where it does not; else
-    there is one for each thing asked:
-        d = clamp(sum(weight * vote) >> 16, -2047, 2047)
-        weight += (vote * (4096 * bit - squash(d)) * PACE + 32768) >> 16
-    squash(d) = 4096 / (1 + exp(-d / 256)), with straight lines between the values of SQUASH, which are 128 apart;
-    stretch(p) is the least d whose squash(d) is at least p. >> rounds down, here and below.
-    Where a unit begins and there are probabilities for more than MOST_KNOWN values, they and the weights are as at
-    first again.
+Contexts of other bits
+    question: a number for what the bit means, with type 1 for the size of a payload that another OBU follows, 2 for
+        whether a payload is shorter than PREFIX_SIZE, and 3 for the size of such a payload.
+            type << 39                           the single bit of type 2
+            type << 39 | length << 33            the unary code of L, after length - 1 ones
+            type << 39 | L << 33 | known         the bits of n + 1; known: those before this one, the highest included
+    The bit is coded in two contexts, where `number` is that of the OBU in its unit, from 0 on:
+        question << 3 | 5
+        (question << 4 | number) << 3 | 6
+    Their weights are at first BIT_WEIGHTS. There is one row of weights for each question.
 
-Arithmetic coder
-    It narrows low..high, at first 0..2^32 - 1. With middle = low + ((high - low) * squash(d) >> 12) a one leaves
-    low..middle, a zero middle + 1..high. While both have the same highest byte, that is written, and 00 moves into low
-    from below, ff into high. At the end come as few bytes as make, with zeros behind them, a number of low..high; a
-    reader takes zeros for what is behind the last byte.
+Initial state
+    A group begins with the contexts in weights/priors.bin: their probabilities, and PRIOR_COUNT as their count. All
+    other contexts begin as specified in `arithmetic_coder.py`. At the beginning of a unit, if more than MAX_CONTEXTS
+    contexts are in weights/priors.bin or were used, all contexts and weights are set back to their initial state.
 """
 
 from __future__ import annotations
 
 import zlib
-from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain, islice
-from operator import mul
 from typing import TypeAlias
 
 import numpy as np
@@ -79,90 +78,87 @@ from sdvideo.container.varint import put_varint, take_varint
 from sdvideo.errors import DamagedError, SinkError
 from sdvideo.weights import HEADER_PLANS, HEADER_PRIORS
 
-HEAD = 18  # bytes
-MOST_OBUS = 16  # in a unit; SVT-AV1 makes 7
+from .arithmetic_coder import BitDecoder, BitEncoder, ContextMixer, Contexts, contexts_from
+
+PREFIX_SIZE = 18  # bytes
+MAX_OBUS = 16  # in a unit; SVT-AV1 makes up to 7
 PRIOR_COUNT = 4
-MOST_KNOWN = 2**17  # some 20 MB; priors.bin has 24,257, and 100 pictures add about 1,500
+MAX_CONTEXTS = 2**17  # some 20 MB; priors.bin has 24,257, and 100 pictures add about 1,500
 LONGEST_PLAN = 161  # pictures
-SQUASH = (
-    1, 2, 4, 6, 10, 17, 27, 45, 74, 120, 194, 311, 488, 747, 1102, 1546, 2048,
-    2550, 2994, 3349, 3608, 3785, 3902, 3976, 4022, 4051, 4069, 4079, 4086, 4090, 4092, 4094, 4095,
-)  # fmt: skip
-RATES = (40960, *(131072 // (2 * n + 3) for n in range(1, 31)))
-PACE = 160
-AT_FIRST = (5900, 22600, 53700)  # weights of the experts for bytes, in 65536
-ALIKE = (32768, 32768)
+BYTE_WEIGHTS = (5900, 22600, 53700)  # in 1/65536
+BIT_WEIGHTS = (32768, 32768)
 
-Plan: TypeAlias = "tuple[int, list[bytes]]"  # how many entries are those of its way's first plan; the others
-Experts: TypeAlias = "defaultdict[int, tuple[int, int]]"  # by values: probability, how often it was asked for
+# How many entries a plan shares with its reference plan, see pack_plans, and its other entries.
+Plan: TypeAlias = "tuple[int, list[bytes]]"
+Obu: TypeAlias = "tuple[bytes, bytes]"  # header, payload
 
-_DELIMITER = 2  # a type of OBU
+_TEMPORAL_DELIMITER = 2  # a type of OBU
 _HAS_EXTENSION, _HAS_SIZE = 4, 2
-_LONGEST = 32  # bits of a number
-_SIZE, _SHORT, _SHORT_SIZE, _SHIFT = 1, 2, 3, 39  # what is asked, above all that is said of it
-_WIDTH = 8 * (HEAD + 3)  # room for the bits of an OBU, and some beyond its end
-_ALL, _TOP = 0xFFFFFFFF, 0xFF000000
+_MAX_LENGTH = 32  # bits of a number
+_SIZE, _IS_SHORT, _SHORT_SIZE = 1, 2, 3  # types of questions
+_TYPE_SHIFT, _LENGTH_SHIFT = 39, 33
+_WIDTH = 8 * (PREFIX_SIZE + 3)  # room for the bits of an OBU, and some zeros after its end
 
 
 def pack_units(units: Sequence[bytes]) -> tuple[bytes, ...]:
     """The temporal units of a group as the data of its frames.
 
-    Raises SinkError where one of them has no OBU, or more than MOST_OBUS.
+    Raises SinkError if a unit has no OBU, or more than MAX_OBUS.
     """
-    plan, coded, rests = _taken(units)
+    plan, headers, rests = _compress(units)
     start = bytearray()
     put_varint(start, plan)
-    put_varint(start, len(coded))
-    return b"".join([start, coded, rests[0]]), *rests[1:]
+    put_varint(start, len(headers))
+    return b"".join([start, headers, rests[0]]), *rests[1:]
 
 
-def learned(groups: Iterable[Sequence[bytes]]) -> dict[int, tuple[int, int]]:
-    """What experts that know nothing at first come to know from the units of several groups; see pack_priors."""
-    experts = _experts({})
+def learn_priors(groups: Iterable[Sequence[bytes]]) -> Contexts:
+    """What contexts learn from the temporal units of several groups, without any priors; see pack_priors."""
+    contexts = contexts_from({})
     for units in groups:
-        _taken(units, experts)
-    return experts
+        _compress(units, contexts)
+    return contexts
 
 
-def _taken(units: Sequence[bytes], experts: Experts | None = None) -> tuple[int, bytes, list[bytes]]:
-    """The plan of a group, its coded heads, and the rest of each unit."""
+def _compress(units: Sequence[bytes], contexts: Contexts | None = None) -> tuple[int, bytes, list[bytes]]:
+    """The plan of a group, its coded headers, and the rest of each unit. contexts: see _HeaderCoder."""
     rows = [obus(unit) for unit in units]
-    if not all(1 <= len(row) <= MOST_OBUS for row in rows):
-        raise SinkError(f"SVT-AV1 gave a unit of none or more than {MOST_OBUS} OBUs")
+    if not all(1 <= len(row) <= MAX_OBUS for row in rows):
+        raise SinkError(f"SVT-AV1 made a temporal unit of no OBU, or of more than {MAX_OBUS}")
     plan = _closest_plan(rows)
-    writer = _Writer()
-    heads = _Heads(writer, plan, experts)
-    rests = [heads.take(row) for row in rows]
-    return plan, writer.finish(), rests
+    encoder = BitEncoder()
+    coder = _HeaderCoder(encoder, plan, contexts)
+    rests = [coder.encode_unit(row) for row in rows]
+    return plan, encoder.finish(), rests
 
 
 class Unpacker:
-    """The inverse of pack_units, frame after frame."""
+    """The inverse of pack_units, frame by frame, for one group after another."""
 
-    def __init__(self):
-        self._heads: _Heads | None = None
+    def __init__(self) -> None:
+        self._coder: _HeaderCoder | None = None
 
     def obus(self, data: bytes, first: bool) -> Iterator[bytes]:
-        """The OBUs of the next unit, with their sizes, from the data of the next frame. first: of its group.
+        """The OBUs of the next unit, each with its size field, from the data of the next frame.
 
-        Raises DamagedError where the data is not what pack_units makes.
+        first: whether it is the first frame of a group. Raises DamagedError if the data is not what pack_units makes.
         """
         if first:
             plan, at = take_varint(data, 0)
             size, at = take_varint(data, at)
             if plan >= len(_plans()) or size > len(data) - at:
-                raise DamagedError("the heads of its AV1 data are cut off")
-            self._heads = _Heads(_Reader(data[at : at + size]), plan)
+                raise DamagedError("its AV1 headers are cut off")
+            self._coder = _HeaderCoder(BitDecoder(data[at : at + size]), plan)
             data = data[at + size :]
-        if self._heads is None:
+        if self._coder is None:
             raise DamagedError("a group does not begin with a key frame")
-        return self._heads.give_back(data)
+        return self._coder.decode_unit(data)
 
 
-def obus(unit: bytes) -> list[tuple[bytes, bytes]]:
-    """Header and payload of each OBU of a whole unit, but for a delimiter.
+def obus(unit: bytes) -> list[Obu]:
+    """Header and payload of each OBU of a temporal unit, without temporal delimiters.
 
-    has_size_field is as heads are coded: of all headers set but of the last one, wherever the unit has sizes.
+    has_size_field is set as it is coded: in all headers but the last one, whichever OBUs of the unit have a size field.
     """
     found, at = [], 0
     while at < len(unit):
@@ -171,7 +167,7 @@ def obus(unit: bytes) -> list[tuple[bytes, bytes]]:
         if header[0] & _HAS_SIZE:
             size, at = take_varint(unit, first)
             end = at + size
-        if header[0] >> 3 & 15 != _DELIMITER:
+        if header[0] >> 3 & 15 != _TEMPORAL_DELIMITER:
             found.append((bytes([header[0] | _HAS_SIZE, *header[1:]]), unit[at:end]))
         at = end
     if found:
@@ -180,30 +176,37 @@ def obus(unit: bytes) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def _sized(header: bytes, payload: bytes) -> bytes:
+def _with_size(header: bytes, payload: bytes) -> bytes:
     out = bytearray([header[0] | _HAS_SIZE, *header[1:]])
     put_varint(out, len(payload))
     return bytes(out + payload)
 
 
-# --- what is expected ---------------------------------------------------------------------------------------
+# --- plans and priors ---------------------------------------------------------------------------------------
 
 
 @cache
 def _plans() -> list[Plan]:
-    """For each way SVT-AV1 has to go about a group, for 1 to LONGEST_PLAN pictures."""
+    """LONGEST_PLAN plans for each of several encoder settings.
+
+    The first of these is for LONGEST_PLAN pictures, the next ones are for 1, 2, ... LONGEST_PLAN - 1 pictures.
+    """
     return unpack_plans(HEADER_PLANS.read_bytes())
 
 
 def _plan(number: int) -> Iterator[bytes]:
-    """How OBUs begin, one after the other."""
+    """The expected beginnings of the OBUs of a group, in order: header, and start of the payload."""
     shared, others = _plans()[number]
     return chain(islice(_plans()[number - number % LONGEST_PLAN][1], shared), others)
 
 
 def pack_plans(plans: Sequence[Plan]) -> bytes:
-    """Plans as a file: how many entries are those of its way's first plan, which is the longest, how many others there
-    are, and each of these after its length; varints, packed by zlib."""
+    """Plans as a file, compressed by zlib.
+
+    For each plan: varint, how many entries are those at the beginning of the reference plan; varint, how many other
+    entries follow; then each of these after its length, a byte. The reference plan of plan number k is
+    number k - k % LONGEST_PLAN.
+    """
     packed = bytearray()
     for shared, others in plans:
         put_varint(packed, shared)
@@ -216,7 +219,7 @@ def pack_plans(plans: Sequence[Plan]) -> bytes:
 def unpack_plans(data: bytes) -> list[Plan]:
     """The inverse of pack_plans."""
     packed, at, plans = zlib.decompress(data), 0, []
-    entries: dict[bytes, bytes] = {}  # there are not many different ones
+    entries: dict[bytes, bytes] = {}  # one object for equal entries, of which there are many
     while at < len(packed):
         shared, at = take_varint(packed, at)
         count, at = take_varint(packed, at)
@@ -229,246 +232,180 @@ def unpack_plans(data: bytes) -> list[Plan]:
     return plans
 
 
-def _experts(known: Mapping[int, tuple[int, int]]) -> Experts:
-    return defaultdict(lambda: (32768, 0), known)
-
-
 @cache
 def _priors() -> dict[int, tuple[int, int]]:
-    """What experts know from the start."""
     return unpack_priors(HEADER_PRIORS.read_bytes())
 
 
-def pack_priors(experts: Mapping[int, tuple[int, int]]) -> bytes:
-    """What experts came to know, of all that was asked PRIOR_COUNT times: the differences of the sorted values as u64,
-    then the high byte of each probability, packed by zlib."""
-    known = sorted((value, chance >> 8) for value, (chance, asked) in experts.items() if asked >= PRIOR_COUNT)
-    values, chances = np.array(known, np.uint64).T
-    return zlib.compress(np.diff(values, prepend=np.uint64(0)).astype("<u8").tobytes() + bytes(chances.tolist()), 9)
+def pack_priors(contexts: Mapping[int, tuple[int, int]]) -> bytes:
+    """The state of contexts that coded at least PRIOR_COUNT bits as a file, compressed by zlib.
+
+    First the differences of the sorted contexts, u64 each, then the high byte of the probability of each.
+    """
+    known = sorted((context, state >> 8) for context, (state, count) in contexts.items() if count >= PRIOR_COUNT)
+    numbers, high_bytes = np.array(known, np.uint64).T
+    differences = np.diff(numbers, prepend=np.uint64(0)).astype("<u8")
+    return zlib.compress(differences.tobytes() + bytes(high_bytes.tolist()), 9)
 
 
 def unpack_priors(data: bytes) -> dict[int, tuple[int, int]]:
-    """The inverse of pack_priors, each probability in the middle of what its high byte says."""
+    """The inverse of pack_priors. Each probability is in the middle of those with its high byte."""
     packed = zlib.decompress(data)
     count = len(packed) // 9
-    values = np.cumsum(np.frombuffer(packed, "<u8", count)).tolist()
-    known = [(high << 8 | 128, PRIOR_COUNT) for high in range(256)]  # one of each, not one for each value
-    return {value: known[high] for value, high in zip(values, packed[8 * count :])}
+    contexts = np.cumsum(np.frombuffer(packed, "<u8", count)).tolist()
+    states = [(high << 8 | 128, PRIOR_COUNT) for high in range(256)]  # one object for each, not for each context
+    return {context: states[high] for context, high in zip(contexts, packed[8 * count :])}
 
 
-def _closest_plan(rows: Sequence[Sequence[tuple[bytes, bytes]]]) -> int:
-    """The plan for so many pictures that is most like these OBUs; the longest ones are the first of each way."""
-    begins = [header + payload[:HEAD] for row in rows for header, payload in row]
-    place = len(rows) if len(rows) < LONGEST_PLAN else 0
+def _closest_plan(rows: Sequence[Sequence[Obu]]) -> int:
+    """The number of the plan that predicts the most OBUs, among those for this number of pictures.
 
-    def fit(plan: int) -> int:
-        return sum(begin.startswith(expected) for begin, expected in zip(begins, _plan(plan)))
+    Groups of more than LONGEST_PLAN pictures get one of the longest plans.
+    """
+    beginnings = [header + payload[:PREFIX_SIZE] for row in rows for header, payload in row]
+    index = len(rows) if len(rows) < LONGEST_PLAN else 0
 
-    return max(range(place, len(_plans()), LONGEST_PLAN), key=fit)
+    def hits(plan: int) -> int:
+        return sum(beginning.startswith(expected) for beginning, expected in zip(beginnings, _plan(plan)))
+
+    return max(range(index, len(_plans()), LONGEST_PLAN), key=hits)
 
 
-# --- the heads ----------------------------------------------------------------------------------------------
+# --- headers ------------------------------------------------------------------------------------------------
 
 
-class _Heads:
-    """Takes the heads from the units of a group, one after the other, with a _Writer; gives them back with a _Reader.
+class _HeaderCoder:
+    """Codes the headers of a group, unit by unit: encodes with a BitEncoder, decodes with a BitDecoder.
 
-    plan: its number; experts: what they know and learn for good; if not given, that is what priors.bin says and this
-    group teaches.
+    plan: its number. contexts: those to use and to change, for learn_priors; None for those of priors.bin, which this
+    group changes for itself alone.
     """
 
-    def __init__(self, coder: _Writer | _Reader, plan: int, experts: Experts | None = None):
-        self._code, self._plan = coder.bit, _plan(plan)
-        self._experts, self._forgetful = experts, experts is None
-        self._weights: dict[int, list[int]] = {}
-        self._earlier: dict[int, int] = {}  # the bits of the last OBU of each kind
+    def __init__(self, coder: BitEncoder | BitDecoder, plan: int, contexts: Contexts | None = None):
+        self._keeps_contexts = contexts is not None
+        self._mixer = ContextMixer(coder, contexts_from(_priors()) if contexts is None else contexts)
+        self._plan = _plan(plan)
+        self._previous: dict[int, int] = {}  # by kind: the bits of the last OBU, see _ObuCoder.end
 
-    def _begin(self) -> None:
-        if self._forgetful and (self._experts is None or len(self._experts) > MOST_KNOWN):
-            self._experts, self._weights = _experts(_priors()), {}
-
-    def take(self, row: Sequence[tuple[bytes, bytes]]) -> bytes:
-        """Code the heads of a unit's OBUs, see obus; gives the unit's rest."""
-        self._begin()
+    def encode_unit(self, row: Sequence[Obu]) -> bytes:
+        """Code the headers of a unit's OBUs, see obus. Returns the unit's rest."""
+        self._begin_unit()
         for number, obu in enumerate(row):
             self._obu(number, *obu)
-        return b"".join(payload[HEAD:] for _, payload in row)
+        return b"".join(payload[PREFIX_SIZE:] for _, payload in row)
 
-    def give_back(self, rest: bytes) -> Iterator[bytes]:
-        """The OBUs of a unit, with their sizes. Raises DamagedError where its rest is not as long as they say."""
-        self._begin()
-        for number in range(MOST_OBUS):
-            header, head, size = self._obu(number)
+    def decode_unit(self, rest: bytes) -> Iterator[bytes]:
+        """The OBUs of a unit, with size fields. Raises DamagedError if its rest is not as long as its headers say."""
+        self._begin_unit()
+        for number in range(MAX_OBUS):
+            header, prefix, size = self._obu(number)
             if size is None:
-                size = len(head) + len(rest)
-            behind = rest[: size - len(head)]
-            payload, rest = head + behind, rest[len(behind) :]
+                size = len(prefix) + len(rest)
+            following = rest[: size - len(prefix)]
+            payload, rest = prefix + following, rest[len(following) :]
             is_last = not header[0] & _HAS_SIZE
-            if len(payload) != size or (behind and len(head) < HEAD):
+            if len(payload) != size or (following and len(prefix) < PREFIX_SIZE):
                 raise DamagedError("its AV1 data is cut off")
-            yield _sized(header, payload)
+            yield _with_size(header, payload)
             if is_last:
                 return
-        raise DamagedError(f"its AV1 data has more than {MOST_OBUS} OBUs")
+        raise DamagedError(f"its AV1 data has more than {MAX_OBUS} OBUs")
+
+    def _begin_unit(self) -> None:
+        if not self._keeps_contexts and len(self._mixer.contexts) > MAX_CONTEXTS:
+            self._mixer.reset(contexts_from(_priors()))
 
     def _obu(self, number: int, header: bytes = b"\0\0", payload: bytes = b"") -> tuple[bytes, bytes, int | None]:
-        """Header and head of the next OBU, and the size of its payload, None where that is not told.
+        """Code the next OBU. Returns its header, the first bytes of its payload, and its payload's size.
 
-        number: of it in its unit; header, payload: its own, where they are known.
+        The size is None if the payload extends to the end of the unit's rest. number: of the OBU in its unit. header,
+        payload: to be encoded; ignored when decoding.
         """
-        line = _Line(self, next(self._plan, b""))
-        found = bytearray([line.byte(header[0])])
+        obu = _ObuCoder(self._mixer, self._previous, next(self._plan, b""))
+        found = bytearray([obu.byte(header[0])])
         if found[0] & _HAS_EXTENSION:
-            found.append(line.byte(header[1]))
+            found.append(obu.byte(header[1]))
         size = None
         if found[0] & _HAS_SIZE:
             size = self._number(_SIZE, number, len(payload))
-        elif self._asked(_SHORT << _SHIFT, number, len(payload) < HEAD):
-            size = min(self._number(_SHORT_SIZE, number, len(payload)), HEAD - 1)
-        length = HEAD if size is None else min(size, HEAD)
-        head = bytes([line.byte(byte) for byte in islice(payload or bytes(length), length)])
-        line.end()
-        return bytes(found), head, size
+        elif self._bit(_IS_SHORT << _TYPE_SHIFT, number, len(payload) < PREFIX_SIZE):
+            size = min(self._number(_SHORT_SIZE, number, len(payload)), PREFIX_SIZE - 1)  # larger only by damage
+        length = PREFIX_SIZE if size is None else min(size, PREFIX_SIZE)
+        prefix = bytes([obu.byte(byte) for byte in islice(payload or bytes(length), length)])
+        obu.end()
+        return bytes(found), prefix, size
 
-    def _number(self, what: int, number: int, value: int) -> int:
-        """Code a value, or find out which it is."""
-        what, length = what << _SHIFT, 1
-        while length < _LONGEST and self._asked(what | length << 33, number, (value + 1).bit_length() > length):
+    def _number(self, type: int, number: int, value: int) -> int:
+        """Code a number and return it. number: of the OBU in its unit; value: to be encoded."""
+        length = 1
+        while length < _MAX_LENGTH and self._bit(
+            type << _TYPE_SHIFT | length << _LENGTH_SHIFT, number, (value + 1).bit_length() > length
+        ):
             length += 1
-        found = 1
+        question = type << _TYPE_SHIFT | length << _LENGTH_SHIFT
+        known = 1
         for at in range(length - 2, -1, -1):
-            found = 2 * found + self._asked(what | length << 33 | found, number, (value + 1) >> at & 1)
-        return found - 1
+            known = 2 * known + self._bit(question | known, number, (value + 1) >> at & 1)
+        return known - 1
 
-    def _asked(self, what: int, number: int, bit: int) -> int:
-        """Code one bit, or find out which it is, by what is asked of the number-th OBU of a unit."""
-        row = self._weights.setdefault(what, list(ALIKE))
-        return self._voted((what << 3 | 5, (what << 4 | number) << 3 | 6), row, bit)
-
-    def _voted(self, values: Sequence[int], weights: list[int], bit: int) -> int:
-        """Code one bit, or find out which it is, by the experts for these values."""
-        experts = [self._experts[value] for value in values]
-        votes = [_STRETCHED[chance >> 4] for chance, _ in experts]
-        mixed = sum(map(mul, weights, votes)) >> 16
-        chance = _SQUASHED[mixed if -2047 < mixed < 2047 else -2047 if mixed < 0 else 2047]
-        bit = self._code(chance, bit)
-        error = ((bit << 12) - chance) * PACE
-        weights[:] = [weight + ((vote * error + 32768) >> 16) for weight, vote in zip(weights, votes)]
-        sure = 65535 * bit
-        for value, (chance, asked) in zip(values, experts):
-            self._experts[value] = chance + ((sure - chance) * RATES[asked] >> 16), asked + (asked < 30)
-        return bit
+    def _bit(self, question: int, number: int, bit: int) -> int:
+        """Code one bit that is not part of a byte, and return it. number: of the OBU in its unit."""
+        weights = self._mixer.weights(question, BIT_WEIGHTS)
+        return self._mixer.code((question << 3 | 5, (question << 4 | number) << 3 | 6), weights, bit)
 
 
-class _Line:
-    """The bits of one OBU, byte after byte."""
+class _ObuCoder:
+    """Codes the bytes of one OBU. previous: by kind, the bits of the last OBU; plan: the expected first bytes."""
 
-    def __init__(self, heads: _Heads, plan: bytes):
-        self._heads, self._kinds, self._kind, self._earlier = heads, [], 0, 0
-        self._place, self._bits = 0, 1
+    def __init__(self, mixer: ContextMixer, previous: dict[int, int], plan: bytes):
+        self._mixer, self._all_previous = mixer, previous
+        self._kinds: list[int] = []  # all of this OBU so far but 0
+        self._kind, self._previous = 0, 0
+        self._position, self._bits = 0, 1
         self._plan, self._planned, self._right = int.from_bytes(plan, "big"), 8 * len(plan), 15
 
     def byte(self, byte: int) -> int:
-        """Code the next byte, or find out which it is."""
-        heads, kind, earlier, place, bits = self._heads, self._kind, self._earlier, self._place, self._bits
-        known = place < self._planned
-        row = heads._weights.setdefault((kind << 8 | place) << 1 | known, list(AT_FIRST))
-        partial = 1
+        """Code the next byte and return it."""
+        kind, previous, position, bits = self._kind, self._previous, self._position, self._bits
+        is_planned = position < self._planned
+        weights = self._mixer.weights((kind << 8 | position) << 1 | is_planned, BYTE_WEIGHTS)
+        partial, predicted = 1, 0
         for at in range(7, -1, -1):
-            here = (kind << 8 | place) << 3
-            if known:
-                expected = self._plan >> (self._planned - 1 - place) & 1
-                planned = (self._right << 1 | expected) << 3 | 3
+            here = (kind << 8 | position) << 3
+            if is_planned:
+                predicted = self._plan >> (self._planned - 1 - position) & 1
+                third = (self._right << 1 | predicted) << 3 | 3
             else:
-                planned = here << 9 | (bits & 511) << 3 | 4
-            values = (
+                third = here << 9 | (bits & 511) << 3 | 4
+            contexts = (
                 here << 8 | partial << 3 | 1,
-                here << 8 | _before(earlier, place, bits) << 3 | 2,
-                planned,
+                here << 8 | _around(previous, position, bits) << 3 | 2,
+                third,
             )
-            bit = heads._voted(values, row, byte >> at & 1)
-            if known:
-                self._right = self._right << 1 & 15 | (bit == expected)
-            partial, bits, place = partial << 1 | bit, bits << 1 | bit, place + 1
-        self._place, self._bits = place, bits
-        if place <= 16:
-            self._kind = bits & 255 if place == 8 else bits & 65535
+            bit = self._mixer.code(contexts, weights, byte >> at & 1)
+            if is_planned:
+                self._right = self._right << 1 & 15 | (bit == predicted)
+            partial, bits, position = partial << 1 | bit, bits << 1 | bit, position + 1
+        self._position, self._bits = position, bits
+        if position <= 16:
+            self._kind = bits & 255 if position == 8 else bits & 65535
             self._kinds.append(self._kind)
-            self._earlier = heads._earlier.get(self._kind, 0)
+            self._previous = self._all_previous.get(self._kind, 0)
         return partial & 255
 
     def end(self) -> None:
-        whole = self._bits << (_WIDTH - self._place)
+        """Make this OBU the previous one of its kinds."""
+        aligned = self._bits << (_WIDTH - self._position)
         for kind in self._kinds:
-            self._heads._earlier[kind] = whole
+            self._all_previous[kind] = aligned
 
 
-def _before(earlier: int, place: int, bits: int) -> int:
-    """What an earlier OBU has around a place, and whether it is the same as this one before it, of which these are the
-    bits: 1..32, 0 without an earlier one."""
-    if not earlier:
+def _around(previous: int, position: int, bits: int) -> int:
+    """The bits of the previous OBU around a position, and whether those before it are the same; see the specification.
+
+    previous: its bits below a leading 1, which is bit _WIDTH; 0 if there is none. Returns 1..32; 0 if there is none.
+    """
+    if not previous:
         return 0
-    around = earlier >> (_WIDTH - 3 - place)
-    return 1 + ((around & 15) << 1 | ((around >> 3 ^ bits) & 7 == 0))
-
-
-# --- the arithmetic coder -----------------------------------------------------------------------------------
-
-
-class _Writer:
-    """Bits to bytes."""
-
-    def __init__(self):
-        self._low, self._high, self._out = 0, _ALL, bytearray()
-
-    def bit(self, chance: int, bit: int) -> int:
-        """Write a bit, that is a one in `chance` of 4096 cases, 1 to 4095; gives it."""
-        middle = self._low + ((self._high - self._low) * chance >> 12)
-        if bit:
-            self._high = middle
-        else:
-            self._low = middle + 1
-        while not (self._low ^ self._high) & _TOP:
-            self._out.append(self._high >> 24)
-            self._low, self._high = self._low << 8 & _ALL, self._high << 8 & _ALL | 255
-        return bit
-
-    def finish(self) -> bytes:
-        for size in range(5):
-            left = 32 - 8 * size
-            if (number := -(-self._low >> left)) << left <= self._high:
-                return bytes(self._out + number.to_bytes(size, "big")).rstrip(b"\0")
-        raise AssertionError("low is above high")
-
-
-class _Reader:
-    """Bytes to bits, the inverse of _Writer."""
-
-    def __init__(self, data: bytes):
-        self._low, self._high, self._data = 0, _ALL, iter(data)
-        self._value = 0
-        for _ in range(4):
-            self._value = self._value << 8 | next(self._data, 0)
-
-    def bit(self, chance: int, _: int = 0) -> int:
-        """The next bit, which is a one in `chance` of 4096 cases."""
-        middle = self._low + ((self._high - self._low) * chance >> 12)
-        bit = int(self._value <= middle)
-        if bit:
-            self._high = middle
-        else:
-            self._low = middle + 1
-        while not (self._low ^ self._high) & _TOP:
-            self._low, self._high = self._low << 8 & _ALL, self._high << 8 & _ALL | 255
-            self._value = self._value << 8 & _ALL | next(self._data, 0)
-        return bit
-
-
-def _squashed(d: int) -> int:
-    step, along = divmod(d + 2048, 128)
-    return (SQUASH[step] * (128 - along) + SQUASH[step + 1] * along + 64) >> 7
-
-
-_RISING = [_squashed(d) for d in range(-2047, 2048)]
-_SQUASHED = _RISING[2047:] + _RISING[:2047]  # from 0 on, negative ones from the end
-_STRETCHED = [min(bisect_left(_RISING, p), 4094) - 2047 for p in range(4096)]
+    window = previous >> (_WIDTH - 3 - position)
+    return 1 + ((window & 15) << 1 | ((window >> 3 ^ bits) & 7 == 0))

@@ -21,7 +21,7 @@ from sdvideo.media.scaling import scaled
 
 from .base_layer import PRESETS, TRIAL_PRESET, Filter, decode_base, encode_base, retry_undecodable
 from .bitstream import HIGHEST_CRF, LOWEST_CRF, EncodedGroup, PackedGroup, unpack_step
-from .svt_process import Progress, silently
+from .svt_process import Progress, no_progress
 
 FINEST, COARSEST = 20.0, 80.0  # levels
 
@@ -74,7 +74,7 @@ def encode_at_level(
     level: float,
     preset: str,
     scale: Fraction,
-    progress: Progress = silently,
+    progress: Progress = no_progress,
     prefilter: Filter | None = None,
 ) -> EncodedGroup:
     """One closed group. level: FINEST to COARSEST; preset: a key of PRESETS; prefilter: see encode_base."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +11,8 @@ import av
 from sdvideo.container.group import KEY, CodedFrame
 from sdvideo.errors import SinkError
 from sdvideo.frames import StreamInfo
-from sdvideo.media.muxer import STILL_FORMATS, MuxedSink, choose_format
+from sdvideo.media.formats import MUXERS, Destination, output_format
+from sdvideo.media.muxer import MuxedSink
 
 from .header_compression import Unpacker
 
@@ -20,35 +20,35 @@ _TEMPORAL_DELIMITER = b"\x12\x00"  # the OBU that begins a temporal unit
 
 
 def open_remux(
-    path: str | os.PathLike,
+    path: Destination,
     info: StreamInfo,
     first: CodedFrame,
     *,
     track_files: Sequence[Path] = (),
     format: str | None = None,
 ) -> RemuxSink:
-    """Open an MP4 or Matroska file for AV1 that is coded already.
+    """Open an MP4 or Matroska file that coded frames are copied into.
 
-    first: the first frame that will be written; the rest as in `media.muxer.open_sink`. Raises SinkError for a format
-    that holds no AV1.
+    first: the first frame that will be written. The other arguments are those of `media.output.open_sink`. Raises
+    SinkError if the format cannot hold AV1, or the file cannot be created.
     """
-    kind = choose_format(path, format)
-    if kind in ("y4m", *STILL_FORMATS.values()):
+    kind = output_format(path, format)
+    if kind not in MUXERS:
         raise SinkError(f"{kind} does not hold AV1; .mp4 and .mkv do")
     return RemuxSink(path, info, kind, track_files, first)
 
 
-class RemuxSink(MuxedSink):
-    """AV1 as it is, beside copied tracks; takes coded frames."""
+class RemuxSink(MuxedSink[CodedFrame]):
+    """Copied AV1 beside copied tracks. first: the first frame, whose sequence header describes the stream."""
 
     def __init__(
-        self, path: str | os.PathLike, info: StreamInfo, kind: str, track_files: Sequence[Path], first: CodedFrame
+        self, path: Destination, info: StreamInfo, kind: str, track_files: Sequence[Path], first: CodedFrame
     ) -> None:
         self._first, self._unpacker = first, Unpacker()
         super().__init__(path, info, kind, track_files)
 
     def _check(self, frame: CodedFrame) -> None:
-        pass  # each group has a size of its own
+        pass  # each group has its own size
 
     def _write(self, frame: CodedFrame) -> None:
         packet = av.Packet(b"".join(self._unpacker.obus(frame.data, frame.kind == KEY)))

@@ -1,15 +1,24 @@
-"""SVT-AV1 in processes of its own, through FFmpeg's libsvtav1.
+"""Runs SVT-AV1 in processes of its own, through FFmpeg's libsvtav1.
 
-SVT-AV1 4.1 is not made for company: encoders of one process share tables that each new one writes again, and two at
-once hang, or code what cannot be decoded. Rarely one stands still even alone. As root on Linux it makes its threads and
-the one that calls it real-time ones, which starves everything else. So each encoder runs in a process that does nothing
-else, codes one group after another, and ends itself when it stands still; then another one codes the group again.
+SVT-AV1 4.1 is not safe to use twice in one process: encoders share tables that each new one writes again, and two at
+once hang, or produce a stream that does not decode. Rarely, even a single one hangs. As root on Linux, it gives
+real-time priority to its threads and to the thread that calls it, which starves everything else. So each encoder runs
+in a process that does nothing else. The process codes one group after another and ends itself if the encoder hangs;
+then another process codes the group again.
 
-Between the processes, all numbers little-endian:
+The processes are started by subprocess, because daemonic processes, such as the workers of a cluster, may not have
+children of multiprocessing. Pictures and packets go through a `multiprocessing.connection.Pipe` whose second end the
+new process inherits. It is a socket pair on POSIX and a named pipe on Windows, and keeps the messages apart on both;
+standard input and output would not on Windows, where a Connection needs a pipe that was made for it. Unlike a Listener,
+it needs no address and no key, and nobody waits for a process that failed to start. Only bytes are sent; nothing is
+pickled.
 
-    to it      u32 length, then as many bytes of JSON: width, height, frames, options; then each picture: Y, U, V
-    from it    each packet, as soon as there is one: u32 number of its picture, u32 length, bytes; at the end u32 END,
-               or u32 FAULT, u32 length and what FFmpeg said
+Messages, with all numbers little-endian:
+
+    to the encoder    a JSON object with width, height, frames and options; then the planes Y, U and V of each picture,
+                      each in messages of 512 KiB, of which the last one may be shorter
+    from the encoder  a message for each packet, as soon as there is one: u32 number of its picture, then the packet;
+                      at the end u32 END, or u32 FAULT, then FFmpeg's error message
 """
 
 from __future__ import annotations
@@ -23,10 +32,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from fractions import Fraction
-from typing import BinaryIO
+from multiprocessing.connection import Pipe
+from typing import Any
 
 import av
 import numpy as np
@@ -37,40 +47,49 @@ from sdvideo.frames import Colour, Picture
 from sdvideo.media.colour import to_frame
 from sdvideo.runtime.malloc import trim_heap
 
-Progress = Callable[[int, int], None]  # pictures coded so far, and the bytes they take
+if sys.platform == "win32":
+    from multiprocessing.connection import PipeConnection as Connection
+else:
+    from multiprocessing.connection import Connection
 
-END, FAULT = 0xFFFFFFFF, 0xFFFFFFFE
+Progress = Callable[[int, int], None]  # called with the number of pictures coded so far, and their size in bytes
+
+_NUMBER = struct.Struct("<I")
+_END, _FAULT = 0xFFFFFFFF, 0xFFFFFFFE  # in place of a picture's number
+# Bytes. With each piece that a Connection receives it allocates memory for the whole rest of the message; messages of
+# whole planes take three times as long at 4K.
+_MAX_MESSAGE = 2**19
 _TRIES = 3
-_STILL = 8.0  # seconds without work after which an encoder is taken to stand still
-_UNUSED = 30.0  # seconds without being asked after which one is not needed any more
-_LOOK = 0.5  # seconds between two looks at it
-_NOTHING = 0.01  # seconds of processor time that looking may take
-_RATE = 25  # of the streams, whose times nobody reads
+_HANG_TIMEOUT = 8.0  # seconds without processor time after which a busy encoder counts as hanging
+_IDLE_TIMEOUT = 30.0  # seconds without work after which a process ends itself
+_POLL_INTERVAL = 0.5  # seconds between two checks for either
+_POLL_TIME = 0.01  # seconds of processor time that may pass between two checks while nothing else happens
+_FRAME_RATE = 25  # of the streams; their timestamps are not used
 _THREADS = "/proc/self/task"
 _START = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
-    "from sdvideo.codecs.av1.svt_process import serve; serve(int(sys.argv[2]))"
+    "from sdvideo.codecs.av1.svt_process import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
 )
 
 
-def silently(pictures: int, size: int) -> None:
-    """A Progress that tells nobody."""
+def no_progress(pictures: int, size: int) -> None:
+    """A Progress that does nothing."""
 
 
-def encode(pictures: Sequence[Picture], options: dict[str, str], progress: Progress = silently) -> dict[int, bytes]:
-    """One closed sequence: the packet of each picture by its number.
+def encode(pictures: Sequence[Picture], options: dict[str, str], progress: Progress = no_progress) -> dict[int, bytes]:
+    """Code one closed sequence. Returns the packet of each picture by the picture's number.
 
-    pictures: of one size, even, as large as SVT-AV1 needs; options: of FFmpeg's libsvtav1. Raises SinkError where the
-    encoder fails.
+    pictures: all of one size, with even sides that are at least SVT-AV1's minimum. options: for FFmpeg's libsvtav1.
+    Raises SinkError if the encoder reports an error, or hangs or crashes repeatedly.
     """
     for _ in range(_TRIES):
-        process = _take()
+        process = _idle_or_new_process()
         try:
             packets = process.encode(pictures, options, progress)
         except SinkError:
             _idle.append(process)
             raise
-        except (OSError, EOFError):  # it ended itself, or something ended it
+        except (OSError, EOFError):  # the process ended itself, or was ended
             process.end()
             continue
         except BaseException:
@@ -78,175 +97,196 @@ def encode(pictures: Sequence[Picture], options: dict[str, str], progress: Progr
             raise
         _idle.append(process)
         return packets
-    raise SinkError("SVT-AV1 does not come to an end")
+    raise SinkError(f"SVT-AV1 hung or crashed {_TRIES} times on the same pictures")
 
 
-def renew() -> None:
-    """Let go of the encoders that wait, so that others do what comes next."""
+def end_idle_processes() -> None:
+    """End all processes that wait for work, so that the next group is coded by a new one."""
     with suppress(IndexError):
         while True:
             _idle.pop().end()
 
 
-# --- the side that asks -------------------------------------------------------------------------------------
+# --- the calling side ---------------------------------------------------------------------------------------
 
 
-class _Process:
-    """An encoder process that waits for work, or does some."""
+class _EncoderProcess:
+    """An encoder process, idle or at work on one group."""
 
-    def __init__(self):
-        self.owner = os.getpid()  # after a fork two would talk to it
-        command = [sys.executable, "-c", _START, json.dumps(sys.path), str(self.owner)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        # With a heap for each thread, glibc keeps more and more of what threads that ended have freed. Small pieces
-        # that it holds ready for a thread lie all over the heap, which keeps it from shrinking again after a group.
+    def __init__(self) -> None:
+        self.owner = os.getpid()  # after a fork, a second process holds this object but must not use it
+        self._sender: threading.Thread | None = None
+        # With one heap per thread, glibc keeps more and more of the memory that finished threads have freed. Small
+        # blocks that it caches for a thread are scattered over the heap and keep it from shrinking after a group.
         heap = {"MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
-        self._process = subprocess.Popen(command, env=os.environ | heap, **pipes)
+        self._connection, inherited = Pipe()
+        with inherited:
+            handle = inherited.fileno()
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _START, json.dumps(sys.path), str(handle), str(self.owner)],
+                env=os.environ | heap,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                **_inheriting(handle),
+            )
         atexit.register(self.end)
 
     @property
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
         return self._process.poll() is None
 
     def encode(self, pictures: Sequence[Picture], options: dict[str, str], progress: Progress) -> dict[int, bytes]:
-        telling = threading.Thread(target=self._tell, args=(pictures, options), daemon=True)
-        telling.start()  # for the packets of the first pictures come before the last pictures have gone
-        heard = self._process.stdout
-        packets, size = {}, 0
-        while (number := _number(heard)) != END:
-            data = _exactly(heard, _number(heard))
-            if number == FAULT:
-                telling.join()
-                raise SinkError(f"SVT-AV1 failed: {data.decode()}")
+        # In a thread, because the first packets come before the last pictures have been sent.
+        self._sender = threading.Thread(target=self._send, args=(pictures, options), daemon=True)
+        self._sender.start()
+        packets: dict[int, bytes] = {}
+        size = 0
+        while True:
+            message = self._connection.recv_bytes()
+            (number,), data = _NUMBER.unpack_from(message), message[_NUMBER.size :]
+            if number in (_END, _FAULT):
+                self._sender.join()
+                if number == _FAULT:
+                    raise SinkError(f"SVT-AV1 failed: {data.decode()}")
+                return packets
             packets[number] = data
             size += len(data)
             progress(len(packets), size)
-        telling.join()
-        return packets
 
-    def _tell(self, pictures: Sequence[Picture], options: dict[str, str]) -> None:
-        said = self._process.stdin
+    def _send(self, pictures: Sequence[Picture], options: dict[str, str]) -> None:
         size = {"width": pictures[0].width, "height": pictures[0].height}
-        head = json.dumps({**size, "frames": len(pictures), "options": options}).encode()
-        with suppress(OSError, ValueError):  # who listens will find out that it has ended, or been ended
-            said.write(struct.pack("<I", len(head)) + head)
+        request = {**size, "frames": len(pictures), "options": options}
+        with suppress(OSError):  # if the process has ended, the receiving thread notices it as well
+            self._connection.send_bytes(json.dumps(request).encode())
             for picture in pictures:
                 for plane in (picture.y, picture.u, picture.v):
-                    said.write(np.ascontiguousarray(plane))
-            said.flush()
+                    data = plane.ravel().data
+                    for start in range(0, len(data), _MAX_MESSAGE):
+                        self._connection.send_bytes(data[start : start + _MAX_MESSAGE])
 
     def end(self) -> None:
+        """End the process, even while it is at work."""
         atexit.unregister(self.end)
         if self.owner == os.getpid():
             self._process.kill()
-            for pipe in (self._process.stdin, self._process.stdout):
-                with suppress(OSError):
-                    pipe.close()
             self._process.wait()
+            if self._sender is not None:
+                self._sender.join()  # before the connection is closed: its file descriptor may soon be another file's
+            self._connection.close()
 
 
-_idle: list[_Process] = []
+_idle: list[_EncoderProcess] = []
 
 
-def _take() -> _Process:
+def _idle_or_new_process() -> _EncoderProcess:
     while True:
         try:
             process = _idle.pop()
         except IndexError:
-            return _Process()
-        if process.owner == os.getpid() and process.lives:
+            break
+        if process.owner == os.getpid() and process.is_alive:
             return process
         process.end()
+    try:
+        return _EncoderProcess()
+    except OSError as error:
+        raise SinkError(f"cannot start a process for SVT-AV1: {error}") from error
 
 
-def _number(pipe: BinaryIO) -> int:
-    return struct.unpack("<I", _exactly(pipe, 4))[0]
+def _inheriting(handle: int) -> dict[str, Any]:
+    """Arguments for Popen with which the new process inherits this end of a Pipe, under the same number."""
+    if sys.platform == "win32":
+        os.set_handle_inheritable(handle, True)
+        return {"startupinfo": subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})}
+    return {"pass_fds": [handle]}
 
 
-def _exactly(pipe: BinaryIO, size: int) -> bytes:
-    data = pipe.read(size)
-    if len(data) < size:
-        raise EOFError
-    return data
+# --- the encoder process ------------------------------------------------------------------------------------
 
 
-# --- the side that encodes ----------------------------------------------------------------------------------
-
-
-def serve(parent: int) -> None:
-    """Encode what comes by standard input until it ends. parent: the process to work for, and not to outlive."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who asks
-    os.environ.setdefault("SVT_LOG", "0")  # what goes wrong is told; it would talk of all else
-    source, sink = sys.stdin.buffer, sys.stdout.buffer
-    at_work = threading.Event()
-    threading.Thread(target=_watch, args=(parent, at_work), daemon=True).start()
+def serve(handle: int, parent: int) -> None:
+    """Encode groups until the pipe is closed. handle: an end of a Pipe; parent: id of the process at the other end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
+    os.environ.setdefault("SVT_LOG", "0")  # errors are reported through the pipe; SVT-AV1 would log everything else
+    connection = Connection(handle)
+    busy = threading.Event()
+    threading.Thread(target=_watch, args=(parent, busy), daemon=True).start()
     try:
         while True:
-            answer = _answer(source, at_work, **json.loads(_exactly(source, _number(source))))
-            for piece in answer:
-                sink.write(piece)
-                sink.flush()
-            trim_heap()  # what the largest group took, in each encoder that waits
-    except (EOFError, BrokenPipeError):
-        os._exit(0)  # here, while the encoder is still held: let go, it would first code all that it has been given
+            _encode_group(connection, busy, **json.loads(connection.recv_bytes()))
+            trim_heap()  # each idle process would keep the memory of its largest group
+    except (EOFError, OSError):
+        # The parent has closed the pipe or ended. Leave at once, while the traceback still holds the encoder: when an
+        # encoder is freed, it first codes all the pictures that it was given.
+        os._exit(0)
 
 
-def _answer(
-    source: BinaryIO, at_work: threading.Event, width: int, height: int, frames: int, options: dict[str, str]
-) -> Iterator[bytes]:
-    """Take the pictures and give the packets; at work while the encoder is, not while anybody waits for a pipe."""
+def _encode_group(
+    connection: Connection, busy: threading.Event, width: int, height: int, frames: int, options: dict[str, str]
+) -> None:
+    """Receive the pictures of a group and send its packets. busy: set while SVT-AV1 works, not while this waits."""
     encoder = av.CodecContext.create("libsvtav1", "w")
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
-    encoder.time_base, encoder.framerate = Fraction(1, _RATE), Fraction(_RATE)
+    encoder.time_base, encoder.framerate = Fraction(1, _FRAME_RATE), Fraction(_FRAME_RATE)
     encoder.options = options
-    pictures = (_picture(_exactly(source, width * height * 3 // 2), width, height) for _ in range(frames))
+    pictures = (_receive_picture(connection, width, height) for _ in range(frames))
     try:
-        at_work.set()
+        busy.set()
         encoder.open()
-        _calm()
+        _reset_thread_priorities()
         for number in range(frames + 1):
-            at_work.clear()
+            busy.clear()
             frame = None
             if number < frames:
                 frame = to_frame(next(pictures), Colour())
                 frame.pts, frame.time_base = number, encoder.time_base
                 frame.pict_type = PictureType.NONE if number else PictureType.I
-            at_work.set()
+            busy.set()
             packets = encoder.encode(frame)
-            at_work.clear()
+            busy.clear()
             for packet in packets:
-                yield struct.pack("<II", packet.pts, packet.size) + bytes(packet)
+                assert packet.pts is not None  # it is that of a frame
+                connection.send_bytes(_NUMBER.pack(packet.pts) + bytes(packet))
     except av.FFmpegError as error:
-        at_work.clear()
-        for _ in pictures:  # they are on their way, and in the way of what is asked next
+        busy.clear()
+        for _ in pictures:  # receive the others, which would otherwise be taken for the next request
             pass
-        said = str(error).encode()
-        yield struct.pack("<II", FAULT, len(said)) + said
+        connection.send_bytes(_NUMBER.pack(_FAULT) + str(error).encode())
     else:
-        yield struct.pack("<I", END)
+        connection.send_bytes(_NUMBER.pack(_END))
 
 
-def _picture(data: bytes, width: int, height: int) -> Picture:
-    y, u, v = np.split(np.frombuffer(data, np.uint8), [width * height, width * height * 5 // 4])
-    return Picture(y.reshape(height, width), *(plane.reshape(height // 2, width // 2) for plane in (u, v)))
+def _receive_picture(connection: Connection, width: int, height: int) -> Picture:
+    sizes = (height, width), *[(height // 2, width // 2)] * 2
+    planes = [np.empty(size, np.uint8) for size in sizes]
+    for plane in planes:
+        data = plane.ravel().data
+        for start in range(0, len(data), _MAX_MESSAGE):
+            connection.recv_bytes_into(data[start : start + _MAX_MESSAGE])
+    return Picture(*planes)
 
 
-def _watch(parent: int, at_work: threading.Event) -> None:
-    """End the process when who it works for is gone or asks no more, or when the encoder is at work and does none."""
-    done, since, was_at_work = time.process_time(), time.monotonic(), False
-    while os.getppid() == parent:
-        time.sleep(_LOOK)
-        now, is_at_work = time.process_time(), at_work.is_set()
-        if now - done > _NOTHING or is_at_work != was_at_work:
-            done, since, was_at_work = now, time.monotonic(), is_at_work
-        elif time.monotonic() - since > (_STILL if is_at_work else _UNUSED):
+def _watch(parent: int, busy: threading.Event) -> None:
+    """End this process if its parent is gone, if it gets no work, or if the encoder is busy but uses no processor time.
+
+    On Windows the pipe alone shows that the parent is gone: there, in a virtual environment, the parent of this process
+    is a launcher.
+    """
+    used, since, was_busy = time.process_time(), time.monotonic(), False
+    while sys.platform == "win32" or os.getppid() == parent:
+        time.sleep(_POLL_INTERVAL)
+        now, is_busy = time.process_time(), busy.is_set()
+        if now - used > _POLL_TIME or is_busy != was_busy:
+            used, since, was_busy = now, time.monotonic(), is_busy
+        elif time.monotonic() - since > (_HANG_TIMEOUT if is_busy else _IDLE_TIMEOUT):
             break
     os._exit(1)
 
 
-def _calm() -> None:
-    """Take the real-time priority back."""
-    if hasattr(os, "sched_setscheduler") and os.path.isdir(_THREADS):
+def _reset_thread_priorities() -> None:
+    """Undo the real-time priority that SVT-AV1 gives to the threads of this process."""
+    if sys.platform == "linux" and os.path.isdir(_THREADS):
         for thread in map(int, os.listdir(_THREADS)):
             with suppress(ProcessLookupError):
                 if os.sched_getscheduler(thread) == os.SCHED_FIFO:

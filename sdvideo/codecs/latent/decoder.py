@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from sdvideo.codecs.interface import DecodeOptions
+from sdvideo.codecs.latent.coding.frame_syntax import FrameSymbols
 from sdvideo.container.group import CodedFrame
 from sdvideo.container.header import MAX_AREA, Header
 from sdvideo.errors import FormatError
@@ -20,12 +21,11 @@ from sdvideo.restoration.loading import load_restorer
 from sdvideo.restoration.restorer import Restorer
 from sdvideo.settings import DEFAULT_MODEL
 
-from .coding.frame_syntax import FrameSymbols
 from .frame_codec import FrameDecoder
 from .latent_space import LatentSpace, grid_size, to_diffusion_scale
 from .model import LatentModel
 from .model_loading import add_denoiser, load_model
-from .quantizers import Quantiser, quantiser_for
+from .quantizers import Quantizer, quantizer_for
 from .upscaling import SmallFrameDecoder
 
 
@@ -63,7 +63,7 @@ class Decoder:
 
     def frame_decoder(self) -> FrameDecoder | SmallFrameDecoder:
         info, scale = self._header.info, self._header.scale
-        quantizer = quantiser_for(self._header.coder, self._model)
+        quantizer = quantizer_for(self._header.coder, self._model)
         width, height = scaled_size(info.width, info.height, scale)
         decoder = FrameDecoder(self._model, height, width, quantizer)
         return decoder if scale == 1 else SmallFrameDecoder(decoder, self._restorer, info.height, info.width)
@@ -98,7 +98,7 @@ class LatentFrameDecoder(FrameDecoder):
         return to_diffusion_scale(self.advance(coded, symbols).values)
 
 
-def _latent_space(header: Header) -> tuple[LatentSpace, Quantiser]:
+def _latent_space(header: Header) -> tuple[LatentSpace, Quantizer]:
     """What the integers of a file need. Raises FormatError if this version has no such quantizer."""
     space = LatentSpace(header.latent["channels"], header.latent["block"])
-    return space, quantiser_for(header.coder, space)
+    return space, quantizer_for(header.coder, space)

@@ -36,15 +36,7 @@ from sdvideo.runtime.device import choose_device
 from sdvideo.settings import DENOISE_STEPS
 
 from .autoencoder import AutoencoderModel
-from .hub import (
-    Repository,
-    find_network,
-    first_line,
-    load_network,
-    only_errors_from,
-    open_repository,
-    read_json,
-)
+from .hub import Repository, find_network, first_line, load_network, only_errors_from, open_repository, read_json
 from .precision import NetworkRunner
 from .probe import scale_in_config
 

@@ -24,14 +24,14 @@ from safetensors import safe_open
 from torch import nn
 
 from sdvideo import weights
+from sdvideo.codecs.latent.coding.context_model import CHANNELS, ContextModel
+from sdvideo.codecs.latent.coding.frame_syntax import ContextCoder, LatentCoder
 from sdvideo.container import ModelId
 from sdvideo.frames import Colour, Picture, extend_edges
 from sdvideo.motion.block_matching import BLOCK, compensate
 from sdvideo.runtime.device import choose_device, has_bfloat16
 from sdvideo.settings import DEFAULT_MODEL
 
-from .coding.context_model import CHANNELS, ContextModel
-from .coding.frame_syntax import ContextCoder, LatentCoder
 from .latent_space import grid_size
 
 _PATCH = 96  # samples of an 8x8 square

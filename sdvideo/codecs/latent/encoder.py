@@ -28,7 +28,7 @@ from sdvideo.settings import DEFAULT_MODEL, EncodeSettings, ProgressCallback, bi
 from .frame_codec import FrameEncoder
 from .model import LatentModel
 from .model_loading import load_model
-from .quantizers import Quantiser, quantiser_named
+from .quantizers import Quantizer, quantizer_named
 from .rate_control import ConstantQuality, FixedStep, RateControl, TargetSize, best_scale, step_index
 
 _KEYINT = 64  # the most frames of a group if the user gives none; the number of bits hardly depends on it
@@ -64,12 +64,12 @@ class Tools:
     """A latent model and the quantizer for it, loaded."""
 
     model: LatentModel
-    quantizer: Quantiser
+    quantizer: Quantizer
 
     @classmethod
     def load(cls, settings: EncodeSettings, colour: Colour) -> Tools:
         model = load_model(settings.model, device=settings.device, colour=colour, refine=settings.preset == "best")
-        return cls(model, quantiser_named(settings.quantizer, model))
+        return cls(model, quantizer_named(settings.quantizer, model))
 
 
 @lru_cache(maxsize=1)

@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 
+from sdvideo.codecs.latent.coding.frame_syntax import FrameSymbols
+from sdvideo.codecs.latent.coding.rdoq import LAMBDA, step_size
+from sdvideo.codecs.latent.quantizers.uniform import UniformQuantizer
 from sdvideo.container.group import KEY, PREDICTED, CodedFrame
 from sdvideo.errors import DamagedError
 from sdvideo.frames import Frame, Picture
 from sdvideo.motion.block_matching import BLOCK, Estimator, compensate, unchanged
 from sdvideo.motion.scene_cuts import is_cut
 
-from .coding.frame_syntax import FrameSymbols
-from .coding.rdoq import LAMBDA, step_size
 from .latent_space import LatentSpace
 from .model import LatentModel, blank_symbols
-from .quantizers import Quantiser
-from .quantizers.uniform import Uniform
+from .quantizers import Quantizer
 from .rate_control import RateControl
 
 _LOOKAHEAD = 8  # frames of a group that are looked at before its first one is coded
@@ -47,10 +47,10 @@ class FrameEncoder:
         width: int,
         rate: RateControl,
         preset: str = "balanced",
-        quantizer: Quantiser | None = None,
+        quantizer: Quantizer | None = None,
     ):
         self._model, self._rate = model, rate
-        self._quantizer = quantizer or Uniform(model)
+        self._quantizer = quantizer or UniformQuantizer(model)
         self._height, self._width = height, width
         self.symbols = self._blank = blank_symbols(model, height, width)
         self._estimator = Estimator(*self._blank.motion.shape[1:], preset)
@@ -107,8 +107,8 @@ class FrameDecoder:
     quantizer: the file's, for the model; uniform if not given.
     """
 
-    def __init__(self, model: LatentModel | LatentSpace, height: int, width: int, quantizer: Quantiser | None = None):
-        self._model, self._quantizer = model, quantizer or Uniform(model)
+    def __init__(self, model: LatentModel | LatentSpace, height: int, width: int, quantizer: Quantizer | None = None):
+        self._model, self._quantizer = model, quantizer or UniformQuantizer(model)
         self._height, self._width = height, width
         self._parsed = self._blank = blank_symbols(model, height, width)
         self._reference: Any = None

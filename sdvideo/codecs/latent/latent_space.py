@@ -16,11 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sdvideo.codecs.latent.coding.adaptive_coder import AdaptiveCoder
+from sdvideo.codecs.latent.coding.frame_syntax import LatentCoder
 from sdvideo.frames import Picture
 from sdvideo.motion.block_matching import BLOCK
-
-from .coding.adaptive_coder import PlainCoder
-from .coding.frame_syntax import LatentCoder
 
 STEPS_PER_DEVIATION = 64  # steps of size 1 in one standard deviation of a latent
 UNITS_PER_STEP = 16  # integer units of a reference in a step of size 1
@@ -52,7 +51,7 @@ class LatentSpace:
 
     def __init__(self, channels: int, block: int):
         self.block = block
-        self.coder: LatentCoder = PlainCoder(channels)
+        self.coder: LatentCoder = AdaptiveCoder(channels)
 
     def blank(self, height: int, width: int) -> Reference:
         return Reference(np.zeros((*grid_size(height, width, self.block), self.coder.channels), np.int32))

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from sdvideo.codecs.latent.coding.frame_syntax import FrameSymbols, LatentCoder
 from sdvideo.container import ModelId
 from sdvideo.frames import Colour, Picture
 from sdvideo.motion.block_matching import BLOCK
 
-from .coding.frame_syntax import FrameSymbols, LatentCoder
 from .latent_space import LatentSpace, grid_size
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
-from .coding.rdoq import STEPS, step_size
+from sdvideo.codecs.latent.coding.rdoq import STEPS, step_size
 
 FINEST = 32  # the least index used
 KEY_BONUS = 22  # indices by which a key frame is finer than the base

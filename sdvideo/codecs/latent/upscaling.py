@@ -9,12 +9,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from sdvideo.codecs.latent.coding.frame_syntax import FrameSymbols
+from sdvideo.codecs.latent.coding.rdoq import step_size
 from sdvideo.container.group import KEY, CodedFrame
 from sdvideo.frames import Frame, Picture
 from sdvideo.restoration.restorer import FrameRestorer, Restorer
 
-from .coding.frame_syntax import FrameSymbols
-from .coding.rdoq import step_size
 from .frame_codec import FrameDecoder
 
 _REACH = 12  # small pixels around a change within which the network may change the picture

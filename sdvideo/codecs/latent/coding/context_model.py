@@ -1,14 +1,14 @@
-"""The integer context model of the embedded latents: which probability table each symbol is coded with.
+"""The context model "context-1" of the embedded latents: the probability table of each symbol, computed exactly.
 
-Symbols are decoded in passes, coarse to fine; every pass looks at what the passes before it and the frame before it
-brought, and a small network turns that into a table index per symbol and, for the coarsest channels of key frames,
-into the value to expect. Its inputs are integers up to 127, its weights multiples of 1/64 up to 127/64, its hidden
-units integers up to 255: every product and sum is a multiple of 1/64 below 2**18, which float32 holds exactly in
-whatever order it is summed. The same indices come out on every machine (see design invariant in entropy.py).
+Symbols are decoded in passes, coarse to fine. From the symbols of earlier passes and of the previous frame a small
+network computes a table index for each symbol and, for the coarsest channels of key frames, the expected value. Its
+inputs are integers up to 127, its weights multiples of 1/64 up to 127/64, its hidden units integers up to 255: every
+product and sum is a multiple of 1/64 below 2**18, which float32 holds exactly in any order of summation. So every
+machine computes the same indices.
 
 Passes over positions and channels (latents are [h, w, channels], channels by falling variance):
-* group 0 (6 channels): seven passes over ever finer lattices, each position between four known neighbours;
-* groups 1-5: two passes each over the squares of a checkerboard.
+* group 0 (6 channels): seven passes over lattices from coarse to fine, each position between four known neighbours;
+* groups 1-5: two passes each, over the squares of a checkerboard.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BANDS = (
     + [(a, a + 10) for a in range(24, 64, 10)]
     + [(a, a + 16) for a in range(64, CHANNELS, 16)]
 )
-_COARSE_BANDS = 8  # bands of the frame before that help to foresee which blocks have a delta
+_COARSE_BANDS = 8  # bands of the previous frame that help to predict which blocks have a delta
 _LARGEST = 2047
 # 8 log2(1 + n), rounded down, in integers: (1 + n)**8 has that many bits less one.
 _MAGNITUDE = torch.tensor([((1 + n) ** 8).bit_length() - 1 for n in range(_LARGEST + 1)], dtype=torch.float32)
@@ -86,7 +86,8 @@ def _bands_below(group: int) -> int:
 def lattice_positions(rows: int, columns: int, stage: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions of a lattice pass, int64 [n] (row * columns + column), and their neighbours, int64 [n, 4].
 
-    A neighbour beyond the border is replaced by its mirror image, or by rows * columns (nothing) if that is none.
+    A neighbour outside the picture is replaced by its mirror image, or by rows * columns (nothing) if that is outside,
+    too.
     """
     period, residues, distance, offsets = LATTICES[stage]
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
@@ -111,7 +112,7 @@ def checkerboard(rows: int, columns: int, phase: int) -> torch.Tensor:
 
 
 class _Whole(torch.autograd.Function):
-    """floor() whose gradient passes through, for training with the integers of coding."""
+    """floor() with a straight-through gradient, to train with the integers that are used for coding."""
 
     @staticmethod
     def forward(ctx, x):
@@ -126,8 +127,8 @@ def _floor(x: torch.Tensor) -> torch.Tensor:
     return _Whole.apply(x)
 
 
-def quantised(weight: torch.Tensor) -> torch.Tensor:
-    """Weights as coding uses them: multiples of 1/64 up to 127/64, gradients passing through."""
+def quantized(weight: torch.Tensor) -> torch.Tensor:
+    """Weights as used for coding: multiples of 1/64 up to 127/64, with straight-through gradients."""
     return _floor(weight.clamp(-127 / 64, 127 / 64) * 64 + 0.5) * (1 / 64)
 
 
@@ -142,12 +143,12 @@ class GroupNetwork(nn.Module):
         self.second_bias = nn.Parameter(torch.full((channels,), 8.0))
         self.direct = nn.Parameter(torch.full((direct, channels), 0.1))
 
-        self.weights = None  # integers(), once the network is no longer trained
+        self.weights: tuple[torch.Tensor, ...] | None = None  # integers(), when training is over
 
     def integers(self) -> tuple[torch.Tensor, ...]:
-        """All weights as coding uses them."""
-        first, second = quantised(self.first), quantised(self.second)
-        return first, quantised_bias(self.first_bias), second, quantised_bias(self.second_bias), quantised(self.direct)
+        """All weights as used for coding."""
+        first, second = quantized(self.first), quantized(self.second)
+        return first, quantized_bias(self.first_bias), second, quantized_bias(self.second_bias), quantized(self.direct)
 
     def forward(self, inputs: torch.Tensor, *direct: torch.Tensor) -> torch.Tensor:
         first, first_bias, second, second_bias, weights = self.weights or self.integers()
@@ -158,8 +159,8 @@ class GroupNetwork(nn.Module):
         return index
 
 
-def quantised_bias(bias: torch.Tensor) -> torch.Tensor:
-    """Biases as coding uses them: multiples of 1/64 below 1024."""
+def quantized_bias(bias: torch.Tensor) -> torch.Tensor:
+    """Biases as used for coding: multiples of 1/64 below 1024."""
     return _floor(bias.clamp(-1023, 1023) * 64 + 0.5) * (1 / 64)
 
 
@@ -184,17 +185,17 @@ class ContextModel(nn.Module):
 
     @torch.no_grad()
     def freeze(self) -> ContextModel:
-        """Ready for coding: the integers are worked out once."""
+        """Prepare for coding: compute the integer weights once."""
         for network in [*self.networks, self.coded, self.motion]:
             network.weights = network.integers()
         return self
 
     @torch.no_grad()
     def start_from(self, deviation: torch.Tensor) -> None:
-        """Begin with static tables: deviation [384] of each channel in key frames, a quarter of it in others."""
+        """Start with static tables. deviation: [384], of each channel in key frames; in others a quarter of it."""
         base = 5 * (deviation / FINEST).log2() - 10
         for network, start, end in zip(self.networks, STARTS, STARTS[1:]):
-            # Hidden unit 0 passes the step on, unit 1 whether this is a key frame.
+            # Hidden unit 0 passes on the step, unit 1 whether this is a key frame.
             network.first[:2] = 0
             network.first_bias[:2] = 0
             network.first[0, -1] = network.first[1, -2] = 1
@@ -205,8 +206,8 @@ class ContextModel(nn.Module):
     def lattice(self, symbols, previous, previous_box, stage, positions, neighbours, key, step):
         """One pass of group 0.
 
-        symbols: int64 [h * w, >=6] with the earlier lattices filled in; previous: float32 [h * w, >=6] magnitudes of
-        the frame before (zeros for key frames), previous_box: their sums over neighbours.
+        symbols: int64 [h * w, >=6] with the earlier lattices filled in. previous: float32 [h * w, >=6], magnitudes of
+        the previous frame (zeros for key frames). previous_box: their sums over neighbours.
         Returns (index float32 [n, 6], expected float32 [n, 6]) before rounding; the coder rounds both down.
         """
         group0 = GROUPS[0]
@@ -226,15 +227,15 @@ class ContextModel(nn.Module):
         )
         index = self.networks[0](inputs, before)
         known = known.clamp(-_LARGEST, _LARGEST).flatten(1).to(index.dtype)
-        expected = F.linear(known, quantised(self.expect[stage])) + 0.5 if key else torch.zeros_like(index)
+        expected = F.linear(known, quantized(self.expect[stage])) + 0.5 if key else torch.zeros_like(index)
         return index, expected
 
     def group(self, magnitude, previous, previous_bands, group, phase, select, key, step):
         """One pass of groups 1-5.
 
-        magnitude: float32 [..., h, w, 384], magnitudes of what is known so far, zeros elsewhere; of this group's own
-        channels only those of earlier phases. previous, previous_bands: the same of the frame before, its bands'
-        sums over neighbours. select: bool [..., h, w], the positions asked for.
+        magnitude: float32 [..., h, w, 384], magnitudes of the symbols known so far, zeros elsewhere; of this group's
+        channels only those of earlier phases. previous, previous_bands: those of the previous frame, see
+        previous_features. select: bool [..., h, w], the positions to compute.
         Returns index float32 [n, channels] before rounding.
         """
         start, end = STARTS[group], STARTS[group + 1]
@@ -251,7 +252,7 @@ class ContextModel(nn.Module):
         return self.networks[group](inputs, own_cross, before)
 
     def motion_tables(self, deviations, stage, step):
-        """Tables of vectors by how their neighbours and their last one differ from what is expected of them.
+        """Tables of motion vectors, from how their neighbours and their previous vector differ from the expected ones.
 
         deviations: see expected_motion. Returns index float32 [n, 2] before rounding, for dx and dy.
         """
@@ -261,10 +262,10 @@ class ContextModel(nn.Module):
         return self.motion(torch.cat([magnitudes(deviations).flatten(1), where], 1))
 
     def surroundings(self, previous, previous_bands, field):
-        """What foretells the map of coded blocks beside its own neighbours, float32 [h * w, 22].
+        """Features for the map of coded blocks, apart from its own neighbours: float32 [h * w, 22].
 
-        previous, previous_bands: of the frame before, see previous_features; field: int64 [2, h, w], this frame's
-        motion.
+        previous, previous_bands: of the previous frame, see previous_features. field: int64 [2, h, w], the motion of
+        this frame.
         """
         before = (previous != 0).any(-1, keepdim=True).float()
         bands = _scaled(_bands(previous, _COARSE_BANDS), 1)
@@ -276,7 +277,7 @@ class ContextModel(nn.Module):
     def coded_blocks(self, coded, around, stage, positions, neighbours, step):
         """One pass of the map of coded blocks.
 
-        coded: int64 [h * w], earlier lattices filled in; around: see surroundings.
+        coded: int64 [h * w], earlier lattices filled in. around: see surroundings.
         Returns index float32 [n] before rounding, into the tables of bits.
         """
         known = F.pad(coded, (0, 1))[neighbours].float() * 32
@@ -289,11 +290,12 @@ class ContextModel(nn.Module):
 def expected_motion(
     known: torch.Tensor, last: torch.Tensor, stage: int, positions: torch.Tensor, neighbours: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the vectors of a lattice pass are expected to be, and how far what surrounds them is from that.
+    """The expected vectors of a lattice pass, and how far the vectors around them are from those.
 
-    known: int64 [h * w + 1, 2], earlier lattices filled in; last: int64 [h * w, 2], the field of the frame before.
+    known: int64 [h * w + 1, 2], earlier lattices filled in. last: int64 [h * w, 2], the field of the previous frame.
     Expected, int64 [n, 2]: the mean of the middle two of the four neighbours, rounded down; in the first pass the
-    last vector. Deviations, int64 [n, 5, 2]: of the four neighbours and of the last vector, in the first pass zeros.
+    previous vector. Deviations, int64 [n, 5, 2]: of the four neighbours and of the previous vector; zeros in the first
+    pass.
     """
     if stage == 0:
         expected = last[positions]
@@ -305,7 +307,7 @@ def expected_motion(
 
 
 def previous_features(symbols: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the passes use of the frame before: its magnitudes and their bands' scaled sums over neighbours.
+    """The features of the previous frame: its magnitudes, and scaled sums of their bands over neighbours.
 
     symbols: int [..., h, w, 384]. Returns float32 [..., h, w, 384] and [..., h, w, bands].
     """
@@ -314,5 +316,5 @@ def previous_features(symbols: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 
 def step_input(index: int) -> float:
-    """A quantiser index 0..255 (see quantise.step_size) as the networks see it: an integer, 8 to the octave."""
+    """A quantizer step index 0..255 (see rdoq.step_size) as the networks see it: an integer, 8 to the octave."""
     return float(index >> 2)

@@ -1,14 +1,14 @@
-"""The integers of one frame and the order they are coded in: motion, the map of coded blocks, the latent.
+"""The syntax of a frame: which integers are coded, in which order: motion, the map of coded blocks, the latent.
 
-The same walk serves both directions: an end (quantise.Chooser or quantise.Taker) is asked for values pass by pass and
-either writes them or reads them, and the walk goes on with what it got.
+The same walk serves both directions: it asks a symbol stream (rdoq.SymbolEncoder or rdoq.SymbolDecoder) for values pass
+by pass. The encoder chooses and writes them, the decoder reads them, and the walk goes on with them.
 
-Frame data, as a group stores it (see container.py), is the words of one range-coder run (see entropy.py). No words at
-all say "as the frame before": no motion, nothing coded. Otherwise
-1. predicted frames: one bit under table 32, is there motion? If so the field in seven lattice passes
-   (context.LATTICES), dx and dy of each block in turn, as differences to what context.expected_motion says, under
-   tables by the model's coder; decoded vectors are clipped to +-motion.LIMIT;
-2. predicted frames: one bit under table 32, is any block coded? Then the map, by the model's coder;
+Frame data, as a group stores it (see container/group.py), is the words of one range-coder run (see range_coder.py). No
+words at all mean "as the previous frame": no motion, nothing coded. Otherwise
+1. predicted frames: one bit under table 32, whether there is motion. If so the field in seven lattice passes
+   (context_model.LATTICES), dx and dy of each block in turn, as differences to context_model.expected_motion, under
+   tables chosen by the model's coder; decoded vectors are clipped to +-block_matching.LIMIT;
+2. predicted frames: one bit under table 32, whether any block is coded. If so the map, by the model's coder;
 3. the latent of the coded blocks (of all in key frames), by the model's coder.
 """
 
@@ -35,7 +35,7 @@ class FrameSymbols:
     """Everything that is coded of a frame.
 
     motion: int16 [2, H/16, W/16], quarters of a pixel, zeros in key frames; coded: bool [h, w], the blocks that have a
-    delta; latent: int32 [h, w, channels], quantised delta, zeros in blocks not coded.
+    delta; latent: int32 [h, w, channels], quantized delta, zeros in blocks not coded.
     """
 
     motion: np.ndarray
@@ -44,18 +44,18 @@ class FrameSymbols:
 
     @property
     def still(self) -> bool:
-        """Is the frame just its prediction, and that the frame before?"""
+        """Whether the frame equals the previous one: no motion, nothing coded."""
         return not (self.motion.any() or self.coded.any())
 
     def still_after(self) -> FrameSymbols:
-        """The frame after this one if it is still."""
+        """The symbols of a frame that equals this one."""
         return FrameSymbols(*(np.zeros_like(part) for part in (self.motion, self.coded, self.latent)))
 
 
 @dataclass(frozen=True, slots=True)
 class FramePlan:
-    """What the encoder wants coded: motion and coded as in FrameSymbols; units: float32 [h, w, channels], the latent
-    delta in steps, from which the integers are chosen on the way."""
+    """What the encoder wants to code. motion, coded: as in FrameSymbols. units: float32 [h, w, channels], the latent
+    delta in quantizer steps, from which the integers are chosen during coding."""
 
     motion: np.ndarray
     coded: np.ndarray
@@ -63,45 +63,45 @@ class FramePlan:
 
 
 class LatentCoder(Protocol):
-    """How a model's latents are coded: every choice of table made of integers known to both sides."""
+    """Chooses the probability tables for a model's latents, from integers that both sides know. name: its format id."""
 
     name: str
     channels: int
 
     def motion_tables(self, deviations: torch.Tensor, stage: int, index: int) -> np.ndarray:
-        """Tables for the motion vectors of a lattice pass, uint8 [n, 2], 1..63; see context.expected_motion."""
+        """Tables for the motion vectors of a lattice pass, uint8 [n, 2], 1..63; see context_model.expected_motion."""
 
     def code_map(
-        self, end, before: FrameSymbols, motion: np.ndarray, index: int, coded: np.ndarray | None
+        self, stream, before: FrameSymbols, motion: np.ndarray, index: int, coded: np.ndarray | None
     ) -> np.ndarray:
         """The map of coded blocks, bool [h, w]."""
 
     def code_latent(
-        self, end, before: FrameSymbols | None, coded: np.ndarray, index: int, units: np.ndarray | None
+        self, stream, before: FrameSymbols | None, coded: np.ndarray, index: int, units: np.ndarray | None
     ) -> np.ndarray:
-        """The latent, int32 [h, w, channels]; before is None in key frames."""
+        """The latent, int32 [h, w, channels]. before: the previous frame, None in key frames."""
 
 
 def code_frame(
-    end, coder: LatentCoder, before: FrameSymbols, key: bool, index: int, plan: FramePlan | None = None
+    stream, coder: LatentCoder, before: FrameSymbols, key: bool, index: int, plan: FramePlan | None = None
 ) -> FrameSymbols:
-    """Walk one frame. before: the frame before, whose shapes tell the sizes even in key frames; plan: the encoder's."""
+    """Code one frame. before: the previous frame; its shapes give the sizes in key frames, too. plan: the encoder's."""
     motion, coded = np.zeros_like(before.motion), np.ones_like(before.coded)
     if not key:
-        motion = _code_motion(end, coder, before.motion, None if plan is None else plan.motion, index)
-        some = end.bits(_EVEN, None if plan is None else np.array([plan.coded.any()]))
+        motion = _code_motion(stream, coder, before.motion, None if plan is None else plan.motion, index)
+        some = stream.bits(_EVEN, None if plan is None else np.array([plan.coded.any()]))
         coded = np.zeros_like(coded)
         if some[0]:
-            coded = coder.code_map(end, before, motion, index, None if plan is None else plan.coded)
+            coded = coder.code_map(stream, before, motion, index, None if plan is None else plan.coded)
     latent = np.zeros_like(before.latent)
     if coded.any():
-        latent = coder.code_latent(end, None if key else before, coded, index, None if plan is None else plan.units)
+        latent = coder.code_latent(stream, None if key else before, coded, index, None if plan is None else plan.units)
     return FrameSymbols(motion, coded, latent)
 
 
 @functools.lru_cache(maxsize=8)
 def lattices(rows: int, columns: int) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """The seven lattice passes of a grid that have positions: (stage, positions [n], neighbours [n, 4])."""
+    """Those of the seven lattice passes of a grid that have positions: (stage, positions [n], neighbours [n, 4])."""
     passes = []
     for stage in range(len(context.LATTICES)):
         at, near = context.lattice_positions(rows, columns, stage)
@@ -110,8 +110,8 @@ def lattices(rows: int, columns: int) -> list[tuple[int, np.ndarray, np.ndarray]
     return passes
 
 
-def _code_motion(end, coder: LatentCoder, last: np.ndarray, motion: np.ndarray | None, index: int) -> np.ndarray:
-    moving = end.bits(_EVEN, None if motion is None else np.array([motion.any()]))
+def _code_motion(stream, coder: LatentCoder, last: np.ndarray, motion: np.ndarray | None, index: int) -> np.ndarray:
+    moving = stream.bits(_EVEN, None if motion is None else np.array([motion.any()]))
     if not moving[0]:
         return np.zeros_like(last)
     rows, columns = last.shape[1:]
@@ -122,13 +122,13 @@ def _code_motion(end, coder: LatentCoder, last: np.ndarray, motion: np.ndarray |
         expected, deviations = context.expected_motion(known, before, stage, at, torch.from_numpy(near))
         tables = coder.motion_tables(deviations, stage, index)
         vectors = None if wanted is None else wanted[at].ravel()
-        values = end.exactly(tables.ravel(), expected.numpy().astype(np.int32).ravel(), vectors)
+        values = stream.exactly(tables.ravel(), expected.numpy().astype(np.int32).ravel(), vectors)
         known[at] = torch.from_numpy(values.reshape(-1, 2).clip(-LIMIT, LIMIT).astype(np.int64))
     return known[:-1].T.reshape(last.shape).numpy().astype(np.int16)
 
 
-def plain_motion_tables(deviations: torch.Tensor, stage: int) -> np.ndarray:
-    """Tables of vectors for coders without a network of their own, uint8 [n, 2]: by how far the neighbours differ."""
+def adaptive_motion_tables(deviations: torch.Tensor, stage: int) -> np.ndarray:
+    """Tables of motion vectors without a network, uint8 [n, 2]: from how far the neighbours differ."""
     if stage == 0:
         return np.full((len(deviations), 2), _FIRST_TABLE, np.uint8)
     apart = deviations[:, :4].amax(1) - deviations[:, :4].amin(1)
@@ -136,7 +136,7 @@ def plain_motion_tables(deviations: torch.Tensor, stage: int) -> np.ndarray:
 
 
 class ContextCoder:
-    """The coder of the embedded model: tables foreseen by its context network."""
+    """The coder of the embedded model: its context model predicts the tables."""
 
     name = "context-1"
     channels = context.CHANNELS
@@ -146,8 +146,8 @@ class ContextCoder:
         self._last: tuple[np.ndarray, torch.Tensor, torch.Tensor] | None = None
 
     def _features(self, latent: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """context.previous_features of a frame before, which the map and the latent both ask for."""
-        last = self._last  # one look: another thread may be coding another frame
+        """previous_features of the previous frame, which the map and the latent both need."""
+        last = self._last  # read once: another thread may be coding another frame
         if last is None or last[0] is not latent:
             last = self._last = (latent, *context.previous_features(torch.from_numpy(latent)))
         return last[1:]
@@ -157,7 +157,7 @@ class ContextCoder:
         return _tables(self._model.motion_tables(deviations, stage, context.step_input(index)), least=1)
 
     @torch.no_grad()
-    def code_map(self, end, before, motion, index, coded):
+    def code_map(self, stream, before, motion, index, coded):
         rows, columns = before.coded.shape
         magnitude, bands = self._features(before.latent)
         field = torch.from_numpy(motion.astype(np.int64))
@@ -165,12 +165,12 @@ class ContextCoder:
         around = self._model.surroundings(magnitude, bands, field)
         for stage, at, near in lattices(rows, columns):
             tables = _tables(self._model.coded_blocks(known, around, stage, at, near, step))
-            bits = end.bits(tables, None if coded is None else coded.reshape(-1)[at])
+            bits = stream.bits(tables, None if coded is None else coded.reshape(-1)[at])
             known[at] = torch.from_numpy(bits.astype(np.int64))
         return known.view(rows, columns).numpy() > 0
 
     @torch.no_grad()
-    def code_latent(self, end, before, coded, index, units):
+    def code_latent(self, stream, before, coded, index, units):
         model, key, step = self._model, before is None, context.step_input(index)
         rows, columns = coded.shape
         last = np.zeros((rows, columns, self.channels), np.int32) if key else before.latent
@@ -188,10 +188,10 @@ class ContextCoder:
             at, near = torch.from_numpy(at[chosen]), torch.from_numpy(near[chosen])
             if not len(at):
                 continue
-            foreseen, expected = model.lattice(flat, before_flat, before_box, stage, at, near, key, step)
+            predicted, expected = model.lattice(flat, before_flat, before_box, stage, at, near, key, step)
             wanted = None if units is None else units.reshape(-1, self.channels)[at, :group0].ravel()
             expected = expected.floor().numpy().astype(np.int32).ravel()
-            values = end.values(_tables(foreseen).ravel(), expected, wanted).reshape(-1, group0)
+            values = stream.values(_tables(predicted).ravel(), expected, wanted).reshape(-1, group0)
             flat[at] = torch.from_numpy(values.astype(np.int64))
         symbols[..., :group0] = flat.view(rows, columns, group0).numpy()
         magnitude[..., :group0] = context.magnitudes(flat).view(rows, columns, group0)
@@ -202,13 +202,13 @@ class ContextCoder:
                 select = context.checkerboard(rows, columns, phase) & here
                 if not select.any():
                     continue
-                foreseen = model.group(magnitude, previous, previous_bands, group, phase, select, key, step)
-                tables = _tables(foreseen)
+                predicted = model.group(magnitude, previous, previous_bands, group, phase, select, key, step)
+                tables = _tables(predicted)
                 where = select.numpy()
                 wanted = None if units is None else units[where, start:stop].ravel()
-                values = end.values(tables.ravel(), np.zeros(tables.size, np.int32), wanted).reshape(tables.shape)
+                values = stream.values(tables.ravel(), np.zeros(tables.size, np.int32), wanted).reshape(tables.shape)
                 symbols[where, start:stop] = values
-                # The slice first: torch 2.6 takes it to be of the second dimension when a mask of two is before it.
+                # The slice first: behind a two-dimensional mask torch 2.6 applies it to the second dimension.
                 magnitude[..., start:stop][select] = context.magnitudes(torch.from_numpy(values))
         return symbols
 

@@ -1,12 +1,12 @@
-"""Integers to bytes and back: one range-coder run per frame, under integer probability tables.
+"""Codes integers as bytes: one range-coder run per frame, under integer probability tables.
 
 The coder is constriction's RangeEncoder (32-bit words, 64-bit state) with 24-bit fixed-point probabilities; the words
 are stored little-endian. Every symbol is coded with one of 64 tables of a family:
 
 * values: table k is the Laplace distribution of standard deviation 0.06 * 2**(k / 5), integrated over the integers.
   With s = ROOTS[k] / 2**16 (the square root of its decay): P(0) = 1 - s, P(+-n) = s^(2n - 1) (1 - s^2) / 2, rounded
-  to multiples of 2**-24 with at least one unit each, P(0) taking up the slack. Values beyond +-40 are coded as the
-  escape symbol (81st and last after -40..40); their excess follows. Under table 0 nothing is coded: the value is 0.
+  to multiples of 2**-24 with at least one unit each, P(0) taking the remainder. Values beyond +-40 are coded as the
+  escape symbol (the 82nd, after -40..40) and their excess. Under table 0 nothing is coded: the value is 0.
 * bits: table k says 1 with probability ODDS[k] / 2**16.
 * excess: n >= 0 beyond an escape as Exp-Golomb bits (n + 1: its length in ones and a zero, then its digits), sign
   first, under even odds.
@@ -81,7 +81,7 @@ def value_costs() -> np.ndarray:
 
 
 def _runs(tables: np.ndarray):
-    """For each table in use, ascending: (table, where it is used)."""
+    """For each table in use, ascending: (table, positions that use it)."""
     order = np.argsort(tables, kind="stable")
     counts = np.bincount(tables, minlength=TABLES)
     ends = np.cumsum(counts)
@@ -90,7 +90,7 @@ def _runs(tables: np.ndarray):
 
 
 class SymbolWriter:
-    """Codes integers. The inverse of SymbolReader, call by call."""
+    """Codes integers; the inverse of SymbolReader, call by call."""
 
     def __init__(self):
         self._coder = constriction.stream.queue.RangeEncoder()
@@ -121,7 +121,7 @@ class SymbolWriter:
 
 
 class SymbolReader:
-    """Decodes what SymbolWriter coded, given the same tables. Raises DamagedError where that cannot be."""
+    """Decodes what SymbolWriter coded, given the same tables. Raises DamagedError if the data does not decode."""
 
     def __init__(self, data: bytes):
         if len(data) % 4:
@@ -166,6 +166,6 @@ class SymbolReader:
         return bits
 
     def finish(self) -> None:
-        """Complain if there is data left."""
+        """Raises DamagedError if there is data left."""
         if not self._coder.maybe_exhausted():
             raise DamagedError("frame data is longer than its frame")

@@ -1,8 +1,8 @@
-"""Latents to integers and back, where rate and distortion meet.
+"""Rate-distortion optimised quantization of latents, and the symbol streams of both directions.
 
-A latent value in units of its step becomes the integer that costs least in squared error + LAMBDA * bits: the
-nearest one, the one next to it towards what the coder expects, or what the coder expects. Around zero that is a
-dead zone, wider the surer the coder is of a zero. What comes back is the integer times the step.
+A latent value in units of its step becomes the integer that costs least in squared error + LAMBDA * bits: the nearest
+one, the one next to it towards the expected value, or the expected value. Around zero that makes a dead zone, which is
+the wider, the more probable a zero is. Dequantization multiplies the integer by the step.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from .range_coder import REACH, SymbolReader, SymbolWriter, value_costs
 
 LAMBDA = 0.12  # squared steps that one bit is worth
 STEPS = 256
-_MAP_BITS = 3  # about what it takes to say that a block is coded
-_PATIENCE = 0.6  # what a block gains now, the frames after this one inherit
+_MAP_BITS = 3  # about the bits that the map takes for a coded block
+_INHERITED = 0.6  # bits count less than gains, since later frames inherit the gain
 
 
 def step_size(index: int) -> float:
-    """The quantiser step of an index 0..255, in grey levels: 1 to 250, 32 to the octave."""
+    """The quantizer step of an index 0..255, in grey levels: 1 to 250, 32 indices to the octave."""
     return 2.0 ** (index / 32)
 
 
 def choose(units: np.ndarray, expected: np.ndarray, tables: np.ndarray) -> np.ndarray:
     """Latent values in steps, float32 [n] -> integers, int32 [n]; see the module's docstring.
 
-    expected: int32 [n]; tables: uint8 [n], under table 0 only the expected value can be coded.
+    expected: int32 [n]. tables: uint8 [n]; under table 0 only the expected value can be coded.
     """
     costs = value_costs()
     chosen = expected.copy()
@@ -43,22 +43,22 @@ def choose(units: np.ndarray, expected: np.ndarray, tables: np.ndarray) -> np.nd
     return chosen
 
 
-def dequantise(integers: np.ndarray, step: float) -> np.ndarray:
+def dequantize(integers: np.ndarray, step: float) -> np.ndarray:
     """Integers -> latent values, float32 of the same shape."""
     return integers.astype(np.float32) * np.float32(step)
 
 
 def worth_coding(units: np.ndarray) -> np.ndarray:
-    """Blocks whose delta buys more than it costs by a first guess, bool [h, w]; units: float32 [h, w, channels]."""
+    """Blocks whose delta gains more than it costs, by an estimate, bool [h, w]. units: float32 [h, w, channels]."""
     symbols = np.rint(units)
     size = np.abs(symbols)
     gain = (units * units - (units - symbols) ** 2).sum(-1)
     cost = ((size > 0) * (5 + 1.5 * np.log2(np.maximum(size, 1)))).sum(-1)
-    return gain > _PATIENCE * LAMBDA * (cost + _MAP_BITS)
+    return gain > _INHERITED * LAMBDA * (cost + _MAP_BITS)
 
 
-class Chooser:
-    """The encoder's end of the symbol stream: chooses integers and writes them."""
+class SymbolEncoder:
+    """The encoder's symbol stream: chooses integers by rate and distortion, and writes them."""
 
     def __init__(self):
         self._writer = SymbolWriter()
@@ -82,16 +82,16 @@ class Chooser:
         return self._writer.finish()
 
 
-class Keeper(Chooser):
-    """An encoder's end that takes integers as they are: where nothing may be lost."""
+class ExactSymbolEncoder(SymbolEncoder):
+    """An encoder's symbol stream that writes the integers it is given, without loss."""
 
     def values(self, tables: np.ndarray, expected: np.ndarray, units: np.ndarray) -> np.ndarray:
-        """As Chooser, with units whole numbers."""
+        """As SymbolEncoder; units are whole numbers."""
         return self.exactly(tables, expected, units.astype(np.int32))
 
 
-class Taker:
-    """The decoder's end: the same calls, with the integers coming from the file instead of the last argument."""
+class SymbolDecoder:
+    """The decoder's symbol stream: the same calls, which read the integers instead of taking the last argument."""
 
     def __init__(self, data: bytes):
         self._reader = SymbolReader(data)

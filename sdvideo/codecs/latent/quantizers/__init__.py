@@ -1,7 +1,7 @@
-"""Quantisers of base "none": from a source and its prediction to integers and bytes, and from integers to a reference.
+"""Quantizers of base "none": from a source and its prediction to integers and bytes, and from integers to a reference.
 
-`uniform.py` has steps chosen by quality; `eightbit.py` and `palette.py` are Bühlmann's, for latents predicted as such.
-Which one a file needs is said by its header's "coder".
+`uniform.py` has steps chosen by quality. `byte.py` and `palette.py` are Bühlmann's, for models that predict in the
+latent. The header's "coder" names the one that a file needs.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from sdvideo.codecs.latent.latent_space import LatentSpace
 from sdvideo.codecs.latent.model import LatentModel
 from sdvideo.errors import FormatError
 
-from .byte import EightBit
-from .palette import Palette
-from .uniform import Uniform
+from .byte import ByteQuantizer
+from .palette import PaletteQuantizer
+from .uniform import UniformQuantizer
 
-_KINDS = {"uniform": Uniform, "8bit": EightBit, "palette": Palette}
+_KINDS = {"uniform": UniformQuantizer, "8bit": ByteQuantizer, "palette": PaletteQuantizer}
 
 
-class Quantiser(Protocol):
+class Quantizer(Protocol):
     """One of them, for one video. Only `code` may remember what it did: parse and reference may run in two threads.
 
     coder: the header's name for what the bytes of a frame mean.
@@ -52,16 +52,16 @@ class Quantiser(Protocol):
         """What the next frame is predicted from, of the model's kind."""
 
 
-def quantiser_named(name: str, model: LatentModel) -> Quantiser:
-    """The quantiser of a name in settings.QUANTIZERS."""
+def quantizer_named(name: str, model: LatentModel) -> Quantizer:
+    """The quantizer of a name in settings.QUANTIZERS."""
     return _KINDS[name](model)
 
 
-def quantiser_for(coder: str, model: LatentModel) -> Quantiser:
-    """The quantiser of a file. Raises FormatError for a coder that this version, or the model, does not have."""
-    found = {model.coder.name: Uniform}
+def quantizer_for(coder: str, model: LatentModel) -> Quantizer:
+    """The quantizer of a file. Raises FormatError for a coder that this version or the model does not have."""
+    found = {model.coder.name: UniformQuantizer}
     if isinstance(model, LatentSpace):
-        found |= {kind.name: kind for kind in (EightBit, Palette)}
+        found |= {kind.name: kind for kind in (ByteQuantizer, PaletteQuantizer)}
     if coder not in found:
         raise FormatError(f"the file is coded by {coder!r}; this version has {', '.join(map(repr, found))}")
     return found[coder](model)

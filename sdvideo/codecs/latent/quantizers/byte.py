@@ -1,15 +1,17 @@
-"""Bühlmann's quantiser: each number of a latent becomes a byte, and nothing more is lost.
+"""Bühlmann's quantizer: each value of a latent becomes a byte, and nothing more is lost.
 
 He stored round(255 * clamp(z / (255 * 0.18215) + 0.5, 0, 1)) of the scaled latent z = 0.18215 * raw of Stable
 Diffusion 1, so one step of a byte is 0.18215 standard deviations. Here z is the scaled latent of any model (see
-`latent_space.py`); in the integers of a reference, UNITS_PER_STEP * STEPS_PER_DEVIATION = 1024 to a deviation, a byte b and a value v are
-    v = (1865216 * (2 b - 255) + 10000) // 20000            and, nearest to it and clipped to 0..255,
+`latent_space.py`). In the integers of a reference, which are UNITS_PER_STEP * STEPS_PER_DEVIATION = 1024 to a standard
+deviation, a byte b stands for a value v, and the byte closest to a value, clipped to 0..255, is b:
+    v = (1865216 * (2 b - 255) + 10000) // 20000
     b = (10000 * v + 128 * 1865216) // 1865216              where // rounds down.
 
-Files name this quantiser by the coder "bytes-1". Frame data is that of `symbols.py` with the plain coder (`plain.py`);
-no words at all say "as the frame before". The latent in it are differences: the bytes of the frame minus those of its
-prediction, which is v = 0 everywhere in key frames, and else the reference, warped by the coded motion. The bytes, sums
-of both clipped to 0..255, make the new reference. The frame's quantiser step means nothing.
+Files name this quantizer by the coder "bytes-1". Frame data is that of `coding/frame_syntax.py` with the adaptive coder
+(`coding/adaptive_coder.py`); no words at all mean "as the previous frame". The coded latent holds differences: the
+bytes of the frame minus those of its prediction, which is v = 0 everywhere in key frames, and otherwise the reference,
+warped by the coded motion. The sums of both, clipped to 0..255, are the bytes of the new reference. The step index has
+no meaning.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ from __future__ import annotations
 import numpy as np
 
 from sdvideo.codecs.latent.coding.frame_syntax import FramePlan, FrameSymbols
-from sdvideo.codecs.latent.coding.rdoq import Keeper
+from sdvideo.codecs.latent.coding.rdoq import ExactSymbolEncoder
 from sdvideo.codecs.latent.latent_space import STEPS_PER_DEVIATION, Reference
 
-from .uniform import Uniform
+from .uniform import UniformQuantizer
 
 STEP = 0.18215 * STEPS_PER_DEVIATION  # of a byte, in steps of size 1
 _STEP = 1865216  # of a byte, in 10000ths of the integers of a reference
@@ -41,8 +43,8 @@ def bytes_of(values: np.ndarray) -> np.ndarray:
     return ((10000 * values.astype(np.int64) + 128 * _STEP) // _STEP).clip(0, 255).astype(np.int32)
 
 
-class EightBit(Uniform):
-    """A Quantiser (see quantisers.py) for latent spaces."""
+class ByteQuantizer(UniformQuantizer):
+    """A Quantizer for latent spaces."""
 
     name = "bytes-1"
 
@@ -53,7 +55,7 @@ class EightBit(Uniform):
     def code(self, source, prediction, motion, same, before, index):
         delta = np.rint(in_bytes(source.latent)).astype(np.int32) - bytes_of(prediction.values)
         coded = np.ones_like(before.coded) if same is None else delta.any(-1)
-        return self._code(Keeper(), same is None, FramePlan(motion, coded, delta), before, index)
+        return self._code(ExactSymbolEncoder(), same is None, FramePlan(motion, coded, delta), before, index)
 
     def reference(self, prediction: Reference, symbols: FrameSymbols, index: int) -> Reference:
         if symbols.still:

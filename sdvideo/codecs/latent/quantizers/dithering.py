@@ -1,6 +1,6 @@
-"""Palettes and error diffusion over a latent: what the encoder of `palette.py` chooses by; decoders need none of it.
+"""Palettes and error diffusion over a latent, for the encoder of `palette.py`; decoders do not need them.
 
-Vectors are latents in units of a byte, float32 (see eightbit.py), clipped to what bytes can say.
+Vectors are latents in units of a byte, float32 (see byte.py), clipped to 0..255.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import numpy as np
 
 COLOURS = 256
 _SEED = 1
-_SAMPLE = 1 << 14  # vectors a palette is learnt from at most
+_SAMPLE = 1 << 14  # vectors that a palette is made from, at most
 _ROUNDS = 20
-# Floyd and Steinberg's: how much of an error goes where, (down, right).
+# Shares of an error by Floyd and Steinberg, and where they go: (down, right).
 _SHARES = (((0, 1), 7 / 16), ((1, -1), 3 / 16), ((1, 0), 5 / 16), ((1, 1), 1 / 16))
 
 
 def find_palette(vectors: np.ndarray) -> np.ndarray:
-    """The colours that fit these vectors, float32 [n, channels]: uint8 [at most 256, channels], all different.
+    """A palette for vectors, float32 [n, channels]: uint8 [at most 256, channels], all different.
 
-    The same for the same vectors. Colours that follow each other are near each other.
+    The same vectors give the same palette. Consecutive colours are close to each other.
     """
     distinct = np.unique(np.rint(vectors).astype(np.uint8), axis=0)
     if len(distinct) <= COLOURS:
@@ -33,7 +33,7 @@ def find_palette(vectors: np.ndarray) -> np.ndarray:
     criteria = cv2.TERM_CRITERIA_MAX_ITER, _ROUNDS, 0.0
     centres = cv2.kmeans(few, COLOURS, None, criteria, 1, cv2.KMEANS_PP_CENTERS)[2]
     palette = np.unique(np.rint(centres).clip(0, 255).astype(np.uint8), axis=0)
-    # Where centres became the same byte vector, what is farthest from all others takes the place.
+    # Where centres round to the same bytes, the vectors farthest from all colours take their place.
     _, far = nearest(distinct.astype(np.float32), palette)
     more = distinct[np.argsort(-far, kind="stable")[: COLOURS - len(palette)]]
     return _in_line(np.concatenate([palette, more]))
@@ -50,11 +50,11 @@ def nearest(vectors: np.ndarray, palette: np.ndarray) -> tuple[np.ndarray, np.nd
 def diffuse(
     wanted: np.ndarray, palette: np.ndarray, kept: np.ndarray, indices: np.ndarray, errors: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose colours so that what each position misses is made up for by those after it (Floyd and Steinberg, 1976).
+    """Choose colours so that later positions compensate the error of earlier ones (Floyd and Steinberg, 1976).
 
-    wanted: float32 [h, w, channels]. kept: bool [h, w], positions whose index and error stay what they are; they take
-    no part of others' errors, so that none can pile up where nothing may give way. indices: uint8 [h, w] and errors:
-    float32 [h, w, channels], those of the frame before. Returns the new ones.
+    wanted: float32 [h, w, channels]. kept: bool [h, w], positions whose index and error do not change; they take no
+    share of other errors, which could only accumulate there. indices, errors: those of the previous frame, uint8 [h, w]
+    and float32 [h, w, channels]. Returns the new ones.
     """
     rows, columns, channels = wanted.shape
     colours = palette.astype(np.float32)
@@ -64,7 +64,7 @@ def diffuse(
     for y, x in _waves(rows, columns):
         free = ~kept[y, x]
         at = y[free], x[free]
-        # What no colour can make up for must not pile up either.
+        # Errors that no colour can compensate must not accumulate either.
         target = (wanted[at] + carried[at[0], at[1] + 1]).clip(least, most)
         indices[at] = nearest(target, palette)[0]
         errors[at] = target - colours[indices[at]]
@@ -75,7 +75,7 @@ def diffuse(
 
 @functools.lru_cache(maxsize=4)
 def _waves(rows: int, columns: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The positions (y, x) of a grid in an order in which each comes after all that hand it an error, many at once."""
+    """The positions (y, x) of a grid, many at once, each after all those that pass an error to it."""
     y, x = np.divmod(np.arange(rows * columns), columns)
     number = x + 2 * y
     order = np.argsort(number, kind="stable")
@@ -84,7 +84,7 @@ def _waves(rows: int, columns: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _in_line(colours: np.ndarray) -> np.ndarray:
-    """The colours in an order in which each is followed by the nearest that is left."""
+    """The colours in an order in which each is followed by the closest one that is left."""
     left = colours.astype(np.int64)
     order, here = [], int(left.sum(1).argmin())
     rest = np.ones(len(left), bool)

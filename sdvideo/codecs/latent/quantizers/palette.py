@@ -1,29 +1,31 @@
 """Bühlmann's smallest form: a palette of up to 256 colours over the vectors of a latent, and a byte for each position.
 
-A colour is a vector of bytes as `eightbit.py` has them. Colours and indices of a 512x512 picture with a latent of 4
-channels at an eighth of its size are 256 * 4 + 64 * 64 = 5120 bytes, as his; they are packed without loss. For video a
-group has one palette, and frames after the first say which positions take another colour: what is left out keeps its
-own, bit for bit. No motion is coded. How the encoder picks colours is its own affair (`dither.py`). For the dither to
-stay still, positions are left alone until their source has moved by what the palette errs by anyway; those that move
-take on half of the error that motion carries there.
+A colour is a vector of bytes as in `byte.py`. Colours and indices of a 512x512 picture with a latent of 4
+channels at an eighth of its size are 256 * 4 + 64 * 64 = 5120 bytes, as his; they are packed without loss. In video a
+group has one palette, and frames after the first code which positions change their colour; the others keep it, bit for
+bit. No motion is coded. The format leaves the choice of colours to the encoder (`dithering.py`). To keep the dither
+still, the encoder changes a position only when its source has changed by more than the palette's own error; a changed
+position takes half of the error that the motion carries to it.
 
-Files name this quantiser by the coder "palette-1". Frame data are the words of one range-coder run (see `entropy.py`);
-no words at all say "as the frame before". The frame's quantiser step means nothing. // rounds down. Otherwise
+Files name this quantizer by the coder "palette-1". Frame data are the words of one range-coder run (see
+`coding/range_coder.py`); no words at all mean "as the previous frame". The step index has no meaning. // rounds down.
+Otherwise
 1. key frames: the number of colours as a value under table 14, expected 256, clipped to 1..256. Then for each channel a
    value under table 30, expected 32, clipped to 1..63: the table under which follow, as values, the differences from
-   each colour's channel to that of the colour before it (of the first: to 128); their sums are clipped to 0..255;
-2. predicted frames: the map of the positions that take another colour, by the plain coder (see `plain.py`);
-3. the indices of these positions (in key frames of all) in seven lattice passes (see context.LATTICES), as ranks among
-   the colours. Of its four neighbours in its pass (a mirrored one at the border) and itself, each that has a colour yet
-   gives every colour c the affinity 65536 // (8 + |c - its colour|^2). Colours rank by the sum of these, the smaller
-   index first where it is equal; the colour that a position had in the frame before ranks last, with a sum of -1. With
+   each colour's channel to that of the previous colour (of the first: to 128); their sums are clipped to 0..255;
+2. predicted frames: the map of the positions that change their colour, by the adaptive coder
+(`coding/adaptive_coder.py`);
+3. the indices of these positions (in key frames of all) in seven lattice passes (see context_model.LATTICES), as ranks
+   among the colours. Of its four neighbours in its pass (a mirrored one at the border) and itself, each that has a
+   colour yet gives every colour c the affinity 65536 // (8 + |c - its colour|^2). Colours rank by the sum of these, the
+   smaller index first if equal; the colour that a position had in the previous frame ranks last, with a sum of -1. With
    k the number of binary digits of a rank (none of 0), whether k is j is coded for j = 0, 1, ... until it is, up to 7,
    for all positions of the pass at once; then for j = 2, 3, ... 8, for each rank with k >= j and in that order, the
    (j - 1)th digit after the first under table 32. A larger rank than there is becomes the largest.
-   The table for "k is j" is the one by plain.bit_tables of 65536 * ones // bits, counted over the passes before where
+   The table for "k is j" is adaptive_coder.bit_tables of 65536 * ones // bits, counted over the passes before where
    the greatest sum of affinities // 64 had as many digits; each begins as if it had seen 8 bits with FIRST[j] ones.
 
-A reference has at every position the colour's bytes, as values by `eightbit.py`.
+A reference holds at every position the values of the colour's bytes, see `byte.py`.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ import numpy as np
 
 from sdvideo.codecs.latent.coding.adaptive_coder import bit_tables, table_near
 from sdvideo.codecs.latent.coding.frame_syntax import FrameSymbols, lattices
-from sdvideo.codecs.latent.coding.rdoq import Keeper, Taker
+from sdvideo.codecs.latent.coding.rdoq import ExactSymbolEncoder, SymbolDecoder
 from sdvideo.codecs.latent.latent_space import LatentSpace, Reference, grid_size, warp
 
 from .byte import in_bytes, values_of
@@ -50,15 +52,15 @@ _ONE = 1 << 16
 _DIGITS = 8  # of a rank
 _CONTEXTS = 11
 _CHUNK = 1 << 10  # positions whose affinities are in memory at a time
-_PULL = 0.5  # of the error of the frame before, along the motion: an error that stays flickers less than a new one
-_PATIENCE = 1.0  # squared errors of the palette by which a source may move before its colour is chosen anew
+_PULL = 0.5  # of the previous error, carried along the motion: an error that stays flickers less than a new one
+_PATIENCE = 1.0  # squared errors of the palette by which a source may change before its colour is chosen again
 
 
 @dataclass(frozen=True, slots=True)
 class PaletteSymbols(FrameSymbols):
     """The integers of a frame.
 
-    motion: zeros. coded: bool [h, w], positions that take another colour. latent: int32 [h, w, 1], the index of the
+    motion: zeros. coded: bool [h, w], positions that change their colour. latent: int32 [h, w, 1], the index of the
     colour of every position. palette: uint8 [1 to 256, channels].
     """
 
@@ -73,7 +75,7 @@ class PaletteSymbols(FrameSymbols):
         return replace(self, coded=np.zeros_like(self.coded))
 
     def unpacked(self) -> bytes:
-        """Palette and indices as they are: how large this frame is before packing."""
+        """Palette and indices before packing."""
         return self.palette.tobytes() + self.indices.astype(np.uint8).tobytes()
 
 
@@ -83,8 +85,8 @@ def unpacked_size(height: int, width: int, channels: int = 4, block: int = 8, co
     return min(colours, rows * columns) * channels + rows * columns
 
 
-class Palette:
-    """A Quantiser (see quantisers.py) for latent spaces."""
+class PaletteQuantizer:
+    """A Quantizer for latent spaces."""
 
     name = coder = "palette-1"
 
@@ -93,7 +95,7 @@ class Palette:
         self._foreseen: list[np.ndarray] = []
 
     def look_ahead(self, sources: list[PreparedSource]) -> None:
-        """Other frames of the group that begins next, for its palette."""
+        """Take other frames of the next group into account for its palette."""
         self._foreseen = [in_bytes(source.latent).reshape(-1, self._coder.channels) for source in sources]
 
     def code(self, source, prediction, motion, same, before, index):
@@ -113,58 +115,58 @@ class Palette:
         self._wanted, self._source = wanted, np.where(kept[..., None], self._source, wanted)
         coded = np.ones_like(kept) if same is None else indices != last
         symbols = PaletteSymbols(np.zeros_like(before.motion), coded, indices[..., None].astype(np.int32), palette)
-        end = Keeper()
-        self._walk(end, before, same is None, symbols)
-        return symbols, b"" if symbols.still else end.finish()
+        stream = ExactSymbolEncoder()
+        self._walk(stream, before, same is None, symbols)
+        return symbols, b"" if symbols.still else stream.finish()
 
     def _carried(self, missed: np.ndarray, motion: np.ndarray) -> np.ndarray:
-        """What the frame before missed its source by, float32 [h, w, channels], where the motion takes it."""
+        """The previous frame's errors, float32 [h, w, channels], moved along the motion."""
         return warp(np.rint(missed * 4096).astype(np.int32), motion, self._block).astype(np.float32) / 4096
 
     def parse(self, data, before, key, index):
-        end = Taker(data)
-        symbols = self._walk(end, before, key, None)
-        end.finish()
+        stream = SymbolDecoder(data)
+        symbols = self._walk(stream, before, key, None)
+        stream.finish()
         return symbols
 
     def reference(self, prediction: Reference, symbols: PaletteSymbols, index: int) -> Reference:
         return prediction.successor(values_of(symbols.palette[symbols.indices]))
 
-    def _walk(self, end, before: FrameSymbols, key: bool, wanted: PaletteSymbols | None) -> PaletteSymbols:
-        """Write a frame, or read it: the same walk serves both directions, as symbols.code_frame."""
+    def _walk(self, stream, before: FrameSymbols, key: bool, wanted: PaletteSymbols | None) -> PaletteSymbols:
+        """Write or read a frame: the same walk serves both directions, as in frame_syntax.code_frame."""
         coded = np.ones_like(before.coded)
         if key:
-            palette = _code_palette(end, self._coder.channels, wanted and wanted.palette)
+            palette = _code_palette(stream, self._coder.channels, wanted and wanted.palette)
             last = np.full(coded.shape, len(palette))
         else:
             palette, last = before.palette, before.indices
-            coded = self._coder.code_map(end, before, before.motion, 0, None if wanted is None else wanted.coded)
-        indices = _code_indices(end, palette, coded, last, None if wanted is None else wanted.indices)
+            coded = self._coder.code_map(stream, before, before.motion, 0, None if wanted is None else wanted.coded)
+        indices = _code_indices(stream, palette, coded, last, None if wanted is None else wanted.indices)
         return PaletteSymbols(np.zeros_like(before.motion), coded, indices[..., None], palette)
 
 
-def _code_palette(end, channels: int, wanted: np.ndarray | None) -> np.ndarray:
+def _code_palette(stream, channels: int, wanted: np.ndarray | None) -> np.ndarray:
     """The colours, uint8 [n, channels]."""
-    count = _code_number(end, 14, COLOURS, None if wanted is None else len(wanted), COLOURS)
+    count = _code_number(stream, 14, COLOURS, None if wanted is None else len(wanted), COLOURS)
     palette = np.empty((count, channels), np.uint8)
     for channel in range(channels):
         steps = None if wanted is None else np.diff(wanted[:, channel].astype(np.int32), prepend=128)
-        table = _code_number(end, 30, 32, None if wanted is None else table_near(steps), 63)
-        steps = end.exactly(np.full(count, table, np.uint8), np.zeros(count, np.int32), steps)
+        table = _code_number(stream, 30, 32, None if wanted is None else table_near(steps), 63)
+        steps = stream.exactly(np.full(count, table, np.uint8), np.zeros(count, np.int32), steps)
         palette[:, channel] = (128 + np.cumsum(steps.astype(np.int64))).clip(0, 255)
     return palette
 
 
-def _code_number(end, table: int, expected: int, wanted: int | None, most: int) -> int:
+def _code_number(stream, table: int, expected: int, wanted: int | None, most: int) -> int:
     """A number from 1 to `most`."""
     wanted = None if wanted is None else np.array([wanted], np.int32)
-    return int(end.exactly(np.array([table], np.uint8), np.array([expected], np.int32), wanted)[0].clip(1, most))
+    return int(stream.exactly(np.array([table], np.uint8), np.array([expected], np.int32), wanted)[0].clip(1, most))
 
 
 def _code_indices(
-    end, palette: np.ndarray, coded: np.ndarray, last: np.ndarray, wanted: np.ndarray | None
+    stream, palette: np.ndarray, coded: np.ndarray, last: np.ndarray, wanted: np.ndarray | None
 ) -> np.ndarray:
-    """The indices of all positions, int32 [h, w]; last: those before, or the number of colours for none."""
+    """The indices of all positions, int32 [h, w]. last: the previous ones, or the number of colours for none."""
     affinities = _affinities(palette)
     known = np.append(last.reshape(-1), len(palette))
     here = coded.reshape(-1)
@@ -177,13 +179,13 @@ def _code_indices(
             ordered = [_order(affinities, known[seen[i : i + _CHUNK]]) for i in range(0, len(at), _CHUNK)]
             order, greatest = (np.concatenate(parts) for parts in zip(*ordered))
             ranks = None if wanted is None else (order == wanted.reshape(-1)[at][:, None]).argmax(1)
-            ranks = counts.code(end, greatest, ranks).clip(0, len(palette) - 1)
+            ranks = counts.code(stream, greatest, ranks).clip(0, len(palette) - 1)
             known[at] = order[np.arange(len(at)), ranks]
     return known[:-1].reshape(coded.shape).astype(np.int32)
 
 
 def _affinities(palette: np.ndarray) -> np.ndarray:
-    """Of every colour, and of none, to every colour: int64 [n + 1, n]."""
+    """Affinities of every colour, and of no colour, to every colour: int64 [n + 1, n]."""
     colours = palette.astype(np.int64)
     squares = np.square(colours).sum(1)
     apart = squares[:, None] + squares - 2 * colours @ colours.T
@@ -198,18 +200,18 @@ def _order(affinities: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.nda
     sums = sum(affinities[one] for one in seen.T)
     own = np.flatnonzero(seen[:, -1] < sums.shape[1])
     sums[own, seen[own, -1]] = -1
-    keys = (sums << 8) + 255 - np.arange(sums.shape[1])  # all different: any sort gives the same
+    keys = (sums << 8) + 255 - np.arange(sums.shape[1])  # all different: every sort gives the same order
     return (255 - (np.sort(keys)[:, ::-1] & 255)).astype(np.uint8), sums.max(1)
 
 
 class _Counts:
-    """What ranks have been like in this frame so far."""
+    """Counts the ranks of this frame so far."""
 
     def __init__(self):
         self._bits = np.full((_CONTEXTS, _DIGITS), _SEEN, np.int64)
         self._ones = np.tile(np.array(FIRST, np.int64), (_CONTEXTS, 1))
 
-    def code(self, end, greatest: np.ndarray, ranks: np.ndarray | None) -> np.ndarray:
+    def code(self, stream, greatest: np.ndarray, ranks: np.ndarray | None) -> np.ndarray:
         """The ranks of a pass, int64 [n]; greatest: the greatest sum of affinities of each, int64 [n]."""
         context = _digits_of(greatest // 64)
         digits = None if ranks is None else _digits_of(ranks)
@@ -218,7 +220,7 @@ class _Counts:
         tables = bit_tables(_ONE * self._ones // self._bits)
         for level in range(_DIGITS):
             which = context[open_]
-            ends = end.bits(tables[which, level], None if digits is None else digits[open_] == level) > 0
+            ends = stream.bits(tables[which, level], None if digits is None else digits[open_] == level) > 0
             self._bits[:, level] += np.bincount(which, minlength=_CONTEXTS)
             self._ones[:, level] += np.bincount(which[ends], minlength=_CONTEXTS)
             found[open_[ends]] = level
@@ -227,7 +229,7 @@ class _Counts:
         for digit in range(2, _DIGITS + 1):
             more = np.flatnonzero(found >= digit)
             bits = None if ranks is None else ranks[more] >> (found[more] - digit) & 1
-            values[more] = 2 * values[more] + end.bits(np.full(len(more), 32, np.uint8), bits)
+            values[more] = 2 * values[more] + stream.bits(np.full(len(more), 32, np.uint8), bits)
         return values
 
 

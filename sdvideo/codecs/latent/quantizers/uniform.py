@@ -1,6 +1,6 @@
-"""The uniform quantiser: the latent delta to the prediction, in steps chosen by quality, where it is worth its bits.
+"""The uniform quantizer: the latent delta to the prediction, in steps chosen by quality, where it is worth its bits.
 
-Files name it by the coder of their model, "context-1" or "plain-1". Frame data is that of `symbols.py`.
+Files name it by the coder of their model, "context-1" or "plain-1". Frame data is that of `coding/frame_syntax.py`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from sdvideo.codecs.latent.coding.frame_syntax import FramePlan, FrameSymbols, code_frame
-from sdvideo.codecs.latent.coding.rdoq import Chooser, Taker, dequantise, step_size, worth_coding
+from sdvideo.codecs.latent.coding.rdoq import SymbolDecoder, SymbolEncoder, dequantize, step_size, worth_coding
 from sdvideo.codecs.latent.model import LatentModel
 
 
-class Uniform:
-    """A Quantiser (see quantisers.py) for any model."""
+class UniformQuantizer:
+    """A Quantizer for any model."""
 
     def __init__(self, model: LatentModel):
         self._model = model
@@ -33,20 +33,20 @@ class Uniform:
         step = step_size(index)
         units = self._model.analyse(source, prediction, step) / np.float32(step)
         coded = np.ones_like(before.coded) if same is None else worth_coding(units) & ~same
-        return self._code(Chooser(), same is None, FramePlan(motion, coded, units), before, index)
+        return self._code(SymbolEncoder(), same is None, FramePlan(motion, coded, units), before, index)
 
     def _code(
-        self, end: Chooser, key: bool, plan: FramePlan, before: FrameSymbols, index: int
+        self, stream: SymbolEncoder, key: bool, plan: FramePlan, before: FrameSymbols, index: int
     ) -> tuple[FrameSymbols, bytes]:
-        symbols = code_frame(end, self._model.coder, before, key, index, plan)
-        return symbols, b"" if symbols.still else end.finish()
+        symbols = code_frame(stream, self._model.coder, before, key, index, plan)
+        return symbols, b"" if symbols.still else stream.finish()
 
     def parse(self, data: bytes, before: FrameSymbols, key: bool, index: int) -> FrameSymbols:
-        end = Taker(data)
-        symbols = code_frame(end, self._model.coder, before, key, index)
-        end.finish()
+        stream = SymbolDecoder(data)
+        symbols = code_frame(stream, self._model.coder, before, key, index)
+        stream.finish()
         return symbols
 
     def reference(self, prediction: Any, symbols: FrameSymbols, index: int) -> Any:
         step = step_size(index)
-        return self._model.synthesise(prediction, dequantise(symbols.latent, step), symbols.coded, step)
+        return self._model.synthesise(prediction, dequantize(symbols.latent, step), symbols.coded, step)
