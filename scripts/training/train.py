@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from sdvideo.codecs.latent.coding import context_model as ctx
+from sdvideo.codecs.latent.coding.range_coder import TABLES
 from sdvideo.codecs.latent.coding.rdoq import LAMBDA, step_size
 from sdvideo.codecs.latent.embedded import CHANNELS, Transform, from_patches_8x8, load_networks, to_patches_8x8
 from sdvideo.codecs.latent.rate_control import index_offset
@@ -84,7 +85,7 @@ def laplace_bits(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 def both_bits(symbols: torch.Tensor, noisy: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """The bits of the symbols, with two gradients: the context model's by the symbols, the transform's by the noise."""
-    index = index.clamp(0, ctx.TABLES - 1)
+    index = index.clamp(0, TABLES - 1)
     exact, smooth = laplace_bits(symbols, index), laplace_bits(noisy, index.detach())
     return exact + smooth - smooth.detach()
 
@@ -99,7 +100,7 @@ def motion_bits(model: ctx.ContextModel, motion: torch.Tensor, last: torch.Tenso
         if len(at):
             expected, deviations = ctx.expected_motion(known, last, stage, at, near)
             found = model.motion_tables(deviations, stage, ctx.step_input(index))
-            total = total + laplace_bits(known[at] - expected, found.clamp(1, ctx.TABLES - 1)).sum()
+            total = total + laplace_bits(known[at] - expected, found.clamp(1, TABLES - 1)).sum()
     return total
 
 
@@ -134,7 +135,7 @@ def rate(model: ctx.ContextModel, symbols, noisy, coded, previous, motion, index
             found, expected = model.lattice(
                 flat, before[..., :6].reshape(-1, 6), before_box, stage, at, near, key, step
             )
-            expected = ctx._floor(expected)
+            expected = ctx.straight_through_floor(expected)
             bits = both_bits(flat[at] - expected, flat_noisy[at] - expected, found)
             low = low.index_add(0, at, bits.sum(-1))
     total = low.view(batch, rows, columns)

@@ -60,7 +60,7 @@ class Sink(ABC, Generic[TimedFrame]):
     def __exit__(self, kind: object, *_: object) -> None:
         self.close() if kind is None else self.abort()
 
-    def write(self, frame: TimedFrame, /) -> None:
+    def write(self, frame: TimedFrame) -> None:
         """Write the next frame.
 
         Raises:

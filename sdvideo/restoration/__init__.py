@@ -1,1 +1,1 @@
-"""The network that paints decoded pictures at full size, and what runs it."""
+"""The network that restores decoded pictures at full size, and what runs it."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from sdvideo.errors import OutputExists, SettingError, SinkError
 
@@ -152,7 +152,9 @@ def _lock(path: Path, part: Path) -> BinaryIO:
 
 
 if _WINDOWS:
-    import msvcrt
+    import msvcrt as _msvcrt
+
+    msvcrt: Any = _msvcrt  # whose functions type checkers know on Windows only
 
     def _lock_exclusively(file: BinaryIO) -> None:
         """Raises OSError if another process holds the lock."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import av
 
@@ -104,7 +104,7 @@ class UnitDecoder:
 
     def __init__(self, width: int, height: int):
         self.size = width, height
-        self._decoder = av.CodecContext.create("libdav1d", "r")
+        self._decoder: Any = av.CodecContext.create("libdav1d", "r")
         # One picture for each unit, without delay; and no more memory than a picture of the announced size may take.
         self._decoder.options = {"max_frame_delay": "1", "max_pixels": str(width * height)}
 

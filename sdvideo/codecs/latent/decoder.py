@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -50,8 +51,8 @@ class Decoder:
             latent=header.latent,
         )
         for name, found in (("channels", model.coder.channels), ("block", model.block)):
-            if header.latent[name] != found:
-                raise FormatError(f"the header says {name} {header.latent[name]}, but its model has {found}")
+            if (stored := _latent(header)[name]) != found:
+                raise FormatError(f"the header says {name} {stored}, but its model has {found}")
         if options.denoise:
             pipeline = options.denoiser or options.model
             add_denoiser(model, options.denoise, pipeline, device=options.device, expected=header.model)
@@ -80,7 +81,9 @@ class Latents:
     def __init__(self, header: Header):
         self._header = header
         width, height = scaled_size(header.info.width, header.info.height, header.scale)
-        self.shape = header.latent["channels"], *grid_size(height, width, header.latent["block"])
+        latent = _latent(header)
+        rows, columns = grid_size(height, width, latent["block"])
+        self.shape = latent["channels"], rows, columns
         if math.prod(self.shape) > MAX_AREA:
             raise FormatError(f"a latent of {' x '.join(map(str, self.shape))} has more than {MAX_AREA} values")
 
@@ -98,7 +101,12 @@ class LatentFrameDecoder(FrameDecoder):
         return to_diffusion_scale(self.advance(coded, symbols).values)
 
 
+def _latent(header: Header) -> dict[str, Any]:
+    assert header.latent is not None  # see LatentCodec.check_header
+    return header.latent
+
+
 def _latent_space(header: Header) -> tuple[LatentSpace, Quantizer]:
     """What the integers of a file need. Raises FormatError if this version has no such quantizer."""
-    space = LatentSpace(header.latent["channels"], header.latent["block"])
+    space = LatentSpace(_latent(header)["channels"], _latent(header)["block"])
     return space, quantizer_for(header.coder, space)

@@ -85,7 +85,8 @@ def encode_group(
 ) -> GroupResult:
     """Code one group. tools: loaded if None. progress: told of frames and bytes done so far."""
     tools = tools or _tools_of_worker(job.settings, job.colour, job.model)
-    frames, coded, size = iter(job.frames), [], 0
+    frames, size = iter(job.frames), 0
+    coded: list[CodedFrame] = []
     first = next(frames)
     height, width = first.picture.height, first.picture.width
     encoder = FrameEncoder(tools.model, height, width, job.rate, job.settings.preset, tools.quantizer)
@@ -141,12 +142,13 @@ class Encoder:
             job = GroupJob(part, whole_group, self._settings, self._info.colour, self.fields.model, rate)
             if executor is None:
                 result = encode_group(job, self._tools, report)
+                source.put_back([result.first] if result.first else [])
             else:
-                job = replace(job, frames=tuple(part))
-                result = executor.submit(encode_group, job).result()
+                given = tuple(part)
+                result = executor.submit(encode_group, replace(job, frames=given)).result()
                 report(len(result.frames), sum(len(frame.data) for frame in result.frames))
+                source.put_back(given[len(result.frames) :])
             rate = result.rate  # this and where the group ended is all that the next one needs of it
-            source.put_back(job.frames[len(result.frames) :] if executor else [result.first] * bool(result.first))
             yield Group(file.frames, result.frames)
 
     def _rate(self, bits: float | None, total: int | None, pixels: int) -> RateControl:
@@ -187,5 +189,7 @@ def _scale(settings: EncodeSettings, info: StreamInfo, total: int | None) -> Fra
         return Fraction(settings.scale or 1)
     bits = None
     if settings.quality is None:
-        bits = bit_budget(settings, info, total) / total / (info.width * info.height)
+        budget = bit_budget(settings, info, total)
+        assert budget is not None and total is not None  # see bit_budget
+        bits = budget / total / (info.width * info.height)
     return best_scale(settings.quality, bits, (info.width, info.height))

@@ -10,7 +10,7 @@ symbols, the decoder reads them.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from sdvideo.codecs.latent.coding.rdoq import LAMBDA, step_size
 from sdvideo.codecs.latent.quantizers.uniform import UniformQuantizer
 from sdvideo.container.group import KEY, PREDICTED, CodedFrame
 from sdvideo.errors import DamagedError
-from sdvideo.frames import Frame, Picture
+from sdvideo.frames import Frame, Picture, grey
 from sdvideo.motion.block_matching import BLOCK, Estimator, compensate, unchanged
 from sdvideo.motion.scene_cuts import is_cut
 
@@ -53,9 +53,10 @@ class FrameEncoder:
         self._quantizer = quantizer or UniformQuantizer(model)
         self._height, self._width = height, width
         self.symbols = self._blank = blank_symbols(model, height, width)
-        self._estimator = Estimator(*self._blank.motion.shape[1:], preset)
+        self._estimator = Estimator(self._blank.motion.shape[1], self._blank.motion.shape[2], preset)
         self._reference: Any = None
-        self._previous: tuple[Any, Picture] | None = None  # source and picture of the frame before
+        self._previous: tuple[Any, Picture] = (None, grey(1, 1))  # source and picture of the frame before
+        self._first = True
         self._whole_group = False
 
     def look_ahead(self, group: list[Frame]) -> None:
@@ -69,7 +70,7 @@ class FrameEncoder:
 
         After look_ahead every frame is coded.
         """
-        model, source, key = self._model, self._model.source(frame.picture), self._previous is None
+        model, source, key = self._model, self._model.source(frame.picture), self._first
         index = self._rate.index(key)
         if key:
             motion, prediction = self._blank.motion, model.blank(self._height, self._width)
@@ -83,17 +84,18 @@ class FrameEncoder:
         symbols, data = self._quantizer.code(source, prediction, motion, same, self.symbols, index)
         self._reference = self._quantizer.reference(prediction, symbols, index)
 
-        self.symbols, self._previous = symbols, (source, frame.picture)
+        self.symbols, self._previous, self._first = symbols, (source, frame.picture), False
         self._rate.record(key, index, len(data))
         return CodedFrame(frame.pts, frame.duration, KEY if key else PREDICTED, index, data)
 
     def _predict(self, picture: Picture, source: Any, step: float) -> tuple[np.ndarray, Any, bool]:
         """Motion, prediction, and whether the prediction is of no use at all."""
         previous_source, previous_picture = self._previous
-        reference, worth = self._model.luma(self._reference), _MOTION_LAMBDA
-        if reference is None:
-            reference, worth = self._model.luma(previous_source), LAMBDA
-        luma = self._model.luma(source)
+        decoded, luma = self._model.luma(self._reference), self._model.luma(source)
+        reference, worth = (
+            (decoded, _MOTION_LAMBDA) if decoded is not None else (self._model.luma(previous_source), LAMBDA)
+        )
+        assert luma is not None and reference is not None  # every model knows the luma of a source
         motion = self._estimator.estimate(luma, reference, penalty=worth * step**2)
         motion[:, unchanged(picture, previous_picture, BLOCK)] = 0
         prediction = self._model.predict(self._reference, motion)
@@ -108,7 +110,7 @@ class FrameDecoder:
     """
 
     def __init__(self, model: LatentModel | LatentSpace, height: int, width: int, quantizer: Quantizer | None = None):
-        self._model, self._quantizer = model, quantizer or UniformQuantizer(model)
+        self._model, self._quantizer = model, quantizer or UniformQuantizer(cast(LatentModel, model))
         self._height, self._width = height, width
         self._parsed = self._blank = blank_symbols(model, height, width)
         self._reference: Any = None
@@ -126,7 +128,8 @@ class FrameDecoder:
 
     def reconstruct(self, coded: CodedFrame, symbols: FrameSymbols) -> Frame:
         reference = self.advance(coded, symbols)
-        return Frame(coded.pts, coded.duration, self._model.picture(reference, self._height, self._width))
+        model = cast(LatentModel, self._model)  # a LatentSpace has no pictures
+        return Frame(coded.pts, coded.duration, model.picture(reference, self._height, self._width))
 
     def integers(self, symbols: FrameSymbols) -> FrameSymbols:
         return symbols

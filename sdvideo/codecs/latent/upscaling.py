@@ -12,7 +12,7 @@ import numpy as np
 from sdvideo.codecs.latent.coding.frame_syntax import FrameSymbols
 from sdvideo.codecs.latent.coding.rdoq import step_size
 from sdvideo.container.group import KEY, CodedFrame
-from sdvideo.frames import Frame, Picture
+from sdvideo.frames import Frame, Picture, grey
 from sdvideo.restoration.restorer import FrameRestorer, Restorer
 
 from .frame_codec import FrameDecoder
@@ -25,16 +25,17 @@ class SmallFrameDecoder:
 
     def __init__(self, decoder: FrameDecoder, restorer: Restorer, height: int, width: int):
         self._decoder, self._restorer = decoder, FrameRestorer(restorer, width, height)
-        self._previous: Picture | None = None
+        self._previous = grey(1, 1)  # never compared: the first frame has none before it
+        self._first = True
 
     def parse(self, coded: CodedFrame) -> FrameSymbols:
         return self._decoder.parse(coded)
 
     def reconstruct(self, coded: CodedFrame, symbols: FrameSymbols) -> Frame:
         small = self._decoder.reconstruct(coded, symbols).picture
-        first = coded.kind == KEY or self._previous is None
+        first = coded.kind == KEY or self._first
         unchanged = None if first else _unchanged(self._previous, small)
-        self._previous = small
+        self._previous, self._first = small, False
         prepared = self._restorer.prepare(small, first)
         return Frame(coded.pts, coded.duration, self._restorer.restore(prepared, _crf(coded.step), unchanged))
 

@@ -1,7 +1,7 @@
 """The context model "context-1" of the embedded latents: the probability table of each symbol, computed exactly.
 
 Symbols are decoded in passes, coarse to fine. From the symbols of earlier passes and of the previous frame a small
-network computes a table index for each symbol and, for the coarsest channels of key frames, the expected value. Its
+network computes a table index for each symbol and, for the channels of group 0 in key frames, the expected value. Its
 inputs are integers up to 127, its weights multiples of 1/64 up to 127/64, its hidden units integers up to 255: every
 product and sum is a multiple of 1/64 below 2**18, which float32 holds exactly in any order of summation. So every
 machine computes the same indices.
@@ -13,6 +13,8 @@ Passes over positions and channels (latents are [h, w, channels], channels by fa
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -20,20 +22,21 @@ from torch import nn
 GROUPS = (6, 18, 40, 64, 96, 160)
 CHANNELS = sum(GROUPS)
 HIDDEN = 64
-TABLES = 64
 FINEST = 0.06  # standard deviation of table 0; each next one's is 2**0.2 times wider
-STARTS = [sum(GROUPS[:g]) for g in range(len(GROUPS) + 1)]
+STARTS = [sum(GROUPS[:g]) for g in range(len(GROUPS) + 1)]  # first channel of each group, and the end
+# Bands of channels, whose sums of magnitudes are inputs.
 _BANDS = (
     [(a, a + 6) for a in range(0, 24, 6)]
     + [(a, a + 10) for a in range(24, 64, 10)]
     + [(a, a + 16) for a in range(64, CHANNELS, 16)]
 )
 _COARSE_BANDS = 8  # bands of the previous frame that help to predict which blocks have a delta
-_LARGEST = 2047
-# 8 log2(1 + n), rounded down, in integers: (1 + n)**8 has that many bits less one.
-_MAGNITUDE = torch.tensor([((1 + n) ** 8).bit_length() - 1 for n in range(_LARGEST + 1)], dtype=torch.float32)
+_MAX_SIZE = 2047
+# 8 log2(1 + n), rounded down, in integers: one less than the number of binary digits of (1 + n)**8.
+_MAGNITUDE = torch.tensor([((1 + n) ** 8).bit_length() - 1 for n in range(_MAX_SIZE + 1)], dtype=torch.float32)
 
-# Lattices of group 0: (period, residues (y, x) of the positions decoded, offsets of their four known neighbours).
+# The passes over lattices: (period, residues (y, x) of the positions decoded, distance of their four known neighbours,
+# directions of these). The first pass has none: its distance is 0.
 _CROSS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 _DIAGONAL = ((-1, -1), (1, 1), (-1, 1), (1, -1))
 LATTICES = (
@@ -49,7 +52,7 @@ LATTICES = (
 
 def magnitudes(symbols: torch.Tensor) -> torch.Tensor:
     """Integers -> 8 log2(1 + |n|) rounded down, 0..88, float32 of the same shape."""
-    return _MAGNITUDE.to(symbols.device)[symbols.abs().clamp(max=_LARGEST).long()]
+    return _MAGNITUDE.to(symbols.device)[symbols.abs().clamp(max=_MAX_SIZE).long()]
 
 
 def box(values: torch.Tensor) -> torch.Tensor:
@@ -86,17 +89,17 @@ def _bands_below(group: int) -> int:
 def lattice_positions(rows: int, columns: int, stage: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions of a lattice pass, int64 [n] (row * columns + column), and their neighbours, int64 [n, 4].
 
-    A neighbour outside the picture is replaced by its mirror image, or by rows * columns (nothing) if that is outside,
-    too.
+    The order is row by row. A neighbour outside the grid is replaced by its mirror image, or by rows * columns
+    (nothing) if that is outside, too.
     """
-    period, residues, distance, offsets = LATTICES[stage]
+    period, residues, distance, directions = LATTICES[stage]
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     here = torch.zeros(rows, columns, dtype=torch.bool)
     for ry, rx in residues:
         here |= (y % period == ry) & (x % period == rx)
     y, x = y[here], x[here]
     neighbours = []
-    for dy, dx in offsets:
+    for dy, dx in directions:
         ny, nx = y + dy * distance, x + dx * distance
         ny = torch.where((ny < 0) | (ny >= rows), 2 * y - ny, ny)
         nx = torch.where((nx < 0) | (nx >= columns), 2 * x - nx, nx)
@@ -111,29 +114,32 @@ def checkerboard(rows: int, columns: int, phase: int) -> torch.Tensor:
     return (y + x) % 2 == phase
 
 
-class _Whole(torch.autograd.Function):
-    """floor() with a straight-through gradient, to train with the integers that are used for coding."""
-
+class _StraightThroughFloor(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         return x.floor()
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         return gradient
 
 
-def _floor(x: torch.Tensor) -> torch.Tensor:
-    return _Whole.apply(x)
+def straight_through_floor(x: torch.Tensor) -> torch.Tensor:
+    """floor() with a straight-through gradient, to train with the integers that are used for coding."""
+    floor: torch.Tensor = _StraightThroughFloor.apply(x)
+    return floor
 
 
 def quantized(weight: torch.Tensor) -> torch.Tensor:
     """Weights as used for coding: multiples of 1/64 up to 127/64, with straight-through gradients."""
-    return _floor(weight.clamp(-127 / 64, 127 / 64) * 64 + 0.5) * (1 / 64)
+    return straight_through_floor(weight.clamp(-127 / 64, 127 / 64) * 64 + 0.5) * (1 / 64)
 
 
 class GroupNetwork(nn.Module):
-    """Inputs [n, d] -> table indices [n, channels] before rounding."""
+    """Inputs [n, inputs] and `direct` tensors [n, channels] -> table indices [n, channels] before rounding.
+
+    The direct tensors are weighted channel by channel and added to the output of the network.
+    """
 
     def __init__(self, inputs: int, channels: int, direct: int):
         super().__init__()
@@ -142,7 +148,6 @@ class GroupNetwork(nn.Module):
         self.second = nn.Parameter(torch.randn(channels, HIDDEN) * 0.03)
         self.second_bias = nn.Parameter(torch.full((channels,), 8.0))
         self.direct = nn.Parameter(torch.full((direct, channels), 0.1))
-
         self.weights: tuple[torch.Tensor, ...] | None = None  # integers(), when training is over
 
     def integers(self) -> tuple[torch.Tensor, ...]:
@@ -152,7 +157,7 @@ class GroupNetwork(nn.Module):
 
     def forward(self, inputs: torch.Tensor, *direct: torch.Tensor) -> torch.Tensor:
         first, first_bias, second, second_bias, weights = self.weights or self.integers()
-        hidden = _floor(F.linear(inputs, first, first_bias).clamp(0, 255))
+        hidden = straight_through_floor(F.linear(inputs, first, first_bias).clamp(0, 255))
         index = F.linear(hidden, second, second_bias)
         for weight, values in zip(weights, direct, strict=True):
             index = index + weight * values
@@ -161,13 +166,13 @@ class GroupNetwork(nn.Module):
 
 def quantized_bias(bias: torch.Tensor) -> torch.Tensor:
     """Biases as used for coding: multiples of 1/64 below 1024."""
-    return _floor(bias.clamp(-1023, 1023) * 64 + 0.5) * (1 / 64)
+    return straight_through_floor(bias.clamp(-1023, 1023) * 64 + 0.5) * (1 / 64)
 
 
 class ContextModel(nn.Module):
     """Table indices for latents of the embedded model. See the module's docstring."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         group0 = GROUPS[0]
         # The lattices' expected values: [stage, channel, neighbour * 6 + channel], at first the neighbours' mean.
@@ -192,7 +197,10 @@ class ContextModel(nn.Module):
 
     @torch.no_grad()
     def start_from(self, deviation: torch.Tensor) -> None:
-        """Start with static tables. deviation: [384], of each channel in key frames; in others a quarter of it."""
+        """Start training with static tables.
+
+        deviation: [384], of each channel in key frames; in others a quarter of it.
+        """
         base = 5 * (deviation / FINEST).log2() - 10
         for network, start, end in zip(self.networks, STARTS, STARTS[1:]):
             # Hidden unit 0 passes on the step, unit 1 whether this is a key frame.
@@ -203,11 +211,22 @@ class ContextModel(nn.Module):
             network.second[:, 1] = 10 / 64
             network.second_bias[:] = base[start:end]
 
-    def lattice(self, symbols, previous, previous_box, stage, positions, neighbours, key, step):
+    def lattice(
+        self,
+        symbols: torch.Tensor,
+        previous: torch.Tensor,
+        previous_box: torch.Tensor,
+        stage: int,
+        positions: torch.Tensor,
+        neighbours: torch.Tensor,
+        key: bool,
+        step: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """One pass of group 0.
 
         symbols: int64 [h * w, >=6] with the earlier lattices filled in. previous: float32 [h * w, >=6], magnitudes of
-        the previous frame (zeros for key frames). previous_box: their sums over neighbours.
+        the previous frame (zeros for key frames). previous_box: their sums over neighbours. positions, neighbours: see
+        lattice_positions. step: see step_input.
         Returns (index float32 [n, 6], expected float32 [n, 6]) before rounding; the coder rounds both down.
         """
         group0 = GROUPS[0]
@@ -226,11 +245,21 @@ class ContextModel(nn.Module):
             1,
         )
         index = self.networks[0](inputs, before)
-        known = known.clamp(-_LARGEST, _LARGEST).flatten(1).to(index.dtype)
+        known = known.clamp(-_MAX_SIZE, _MAX_SIZE).flatten(1).to(index.dtype)
         expected = F.linear(known, quantized(self.expect[stage])) + 0.5 if key else torch.zeros_like(index)
         return index, expected
 
-    def group(self, magnitude, previous, previous_bands, group, phase, select, key, step):
+    def group(
+        self,
+        magnitude: torch.Tensor,
+        previous: torch.Tensor,
+        previous_bands: torch.Tensor,
+        group: int,
+        phase: int,
+        select: torch.Tensor,
+        key: bool,
+        step: float,
+    ) -> torch.Tensor:
         """One pass of groups 1-5.
 
         magnitude: float32 [..., h, w, 384], magnitudes of the symbols known so far, zeros elsewhere; of this group's
@@ -249,9 +278,10 @@ class ContextModel(nn.Module):
         where[:, 1] = 64.0 * key
         where[:, 2] = step
         inputs = torch.cat([below[select], around, own_cross, before, previous_bands[select], where], 1)
-        return self.networks[group](inputs, own_cross, before)
+        index: torch.Tensor = self.networks[group](inputs, own_cross, before)
+        return index
 
-    def motion_tables(self, deviations, stage, step):
+    def motion_tables(self, deviations: torch.Tensor, stage: int, step: float) -> torch.Tensor:
         """Tables of motion vectors, from how their neighbours and their previous vector differ from the expected ones.
 
         deviations: see expected_motion. Returns index float32 [n, 2] before rounding, for dx and dy.
@@ -259,22 +289,31 @@ class ContextModel(nn.Module):
         where = deviations.new_zeros(len(deviations), len(LATTICES) + 1, dtype=torch.float32)
         where[:, stage] = 64
         where[:, -1] = step
-        return self.motion(torch.cat([magnitudes(deviations).flatten(1), where], 1))
+        index: torch.Tensor = self.motion(torch.cat([magnitudes(deviations).flatten(1), where], 1))
+        return index
 
-    def surroundings(self, previous, previous_bands, field):
+    def surroundings(self, previous: torch.Tensor, previous_bands: torch.Tensor, field: torch.Tensor) -> torch.Tensor:
         """Features for the map of coded blocks, apart from its own neighbours: float32 [h * w, 22].
 
         previous, previous_bands: of the previous frame, see previous_features. field: int64 [2, h, w], the motion of
         this frame.
         """
-        before = (previous != 0).any(-1, keepdim=True).float()
+        coded = (previous != 0).any(-1, keepdim=True).float()
         bands = _scaled(_bands(previous, _COARSE_BANDS), 1)
         motion = field.permute(1, 2, 0)
         edge = (4 * motion - _cross(motion)).div(4, rounding_mode="floor")
-        features = [before * 32, box(before) * 8, bands, previous_bands[..., :_COARSE_BANDS]]
+        features = [coded * 32, box(coded) * 8, bands, previous_bands[..., :_COARSE_BANDS]]
         return torch.cat([*features, magnitudes(motion), magnitudes(edge)], -1).flatten(0, 1)
 
-    def coded_blocks(self, coded, around, stage, positions, neighbours, step):
+    def coded_blocks(
+        self,
+        coded: torch.Tensor,
+        around: torch.Tensor,
+        stage: int,
+        positions: torch.Tensor,
+        neighbours: torch.Tensor,
+        step: float,
+    ) -> torch.Tensor:
         """One pass of the map of coded blocks.
 
         coded: int64 [h * w], earlier lattices filled in. around: see surroundings.
@@ -284,7 +323,8 @@ class ContextModel(nn.Module):
         where = known.new_zeros(len(positions), len(LATTICES) + 1)
         where[:, stage] = 64
         where[:, -1] = step
-        return self.coded(torch.cat([known, around[positions], where], 1))[:, 0]
+        index: torch.Tensor = self.coded(torch.cat([known, around[positions], where], 1))[:, 0]
+        return index
 
 
 def expected_motion(

@@ -1,22 +1,33 @@
 """Codes integers as bytes: one range-coder run per frame, under integer probability tables.
 
-The coder is constriction's RangeEncoder (32-bit words, 64-bit state) with 24-bit fixed-point probabilities; the words
-are stored little-endian. Every symbol is coded with one of 64 tables of a family:
+A table gives each of its N symbols a frequency; the frequencies add up to 2**24. There are 64 tables of each family:
 
-* values: table k is the Laplace distribution of standard deviation 0.06 * 2**(k / 5), integrated over the integers.
-  With s = ROOTS[k] / 2**16 (the square root of its decay): P(0) = 1 - s, P(+-n) = s^(2n - 1) (1 - s^2) / 2, rounded
-  to multiples of 2**-24 with at least one unit each, P(0) taking the remainder. Values beyond +-40 are coded as the
-  escape symbol (the 82nd, after -40..40) and their excess. Under table 0 nothing is coded: the value is 0.
-* bits: table k says 1 with probability ODDS[k] / 2**16.
-* excess: n >= 0 beyond an escape as Exp-Golomb bits (n + 1: its length in ones and a zero, then its digits), sign
-  first, under even odds.
+* values: symbols -40..40 and, last, the escape. Table k is about the Laplace distribution of standard deviation
+  0.06 * 2**(k / 5), integrated over the integers: with s = ROOTS[k] / 2**16 (the square root of its decay)
+  P(0) = 1 - s and P(+-n) = s^(2n - 1) (1 - s^2) / 2. Exactly, with p(1) = ROOTS[k] << 32 and
+  p(n + 1) = p(n) * ROOTS[k]**2 >> 32, the frequency of n and of -n is max(1, (p(n) - p(n + 1)) >> 25) for n = 1..40,
+  that of the escape max(1, p(41) >> 24), and that of 0 the remainder. Values beyond +-40 are coded as the escape and
+  their excess. Under table 0 nothing is coded: the value is 0.
+* bits: symbols 0 and 1. In table k the frequency of 1 is ODDS[k] << 8.
+* excess of an escaped value v: bits under even odds, first its sign (1 if negative), then the number |v| - 40 of d + 1
+  binary digits as d ones, a zero, and its d digits after the first. d is at most 24.
 
-Within a call all symbols of one table are coded together, tables ascending; then the escapes, in order of the symbols.
+Within a call all symbols of one table are coded together, tables ascending; then the excesses, in order of the symbols.
+
+The coder is constriction's RangeEncoder: 32-bit words, stored little-endian, and 64-bit state. Its intervals are not
+quite the frequencies: symbol i of N, counted from 0, begins at (the sum of the frequencies before it) * (2**24 - N) //
+2**24 + i and ends where the next begins, the last one at 2**24. A decoder, in arithmetic modulo 2**64, starts with
+low = 0, range = 2**64 - 1 and code = the first two words, the first one in the upper half. For each symbol
+    unit = range >> 24; the symbol is the one whose interval begin..end holds (code - low) // unit;
+    low += unit * begin; range = unit * (end - begin);
+    if range < 2**32: low, range and code are shifted left by 32 bits, and code takes the next word, 0 after the last.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from typing import Any
 
 import constriction
 import numpy as np
@@ -24,8 +35,8 @@ import numpy as np
 from sdvideo.errors import DamagedError
 
 TABLES = 64
-REACH = 40
-ESCAPE = 2 * REACH + 1
+REACH = 40  # largest magnitude of a value that is coded without an escape
+ESCAPE = 2 * REACH + 1  # the number of the escape among the symbols of a table of values, counted from 0
 # 2**16 exp(-1 / (2 b)) with b = 0.06 * 2**(k / 5) / sqrt(2).
 ROOTS = (
     0, 2, 9, 28, 75, 181, 388, 753, 1343, 2222, 3443, 5042, 7027, 9382, 12066, 15021, 18177, 21460, 24796,
@@ -40,48 +51,48 @@ ODDS = (
     40793, 43790, 46593, 49169, 51500, 53581, 55413, 57009, 58386, 59564, 60565, 61409, 62118, 62711, 63205,
     63615, 63955, 64236, 64468, 64659, 64816, 64945, 65052, 65139, 65210, 65269, 65317, 65357, 65389, 65416,
 )  # fmt: skip
-_UNIT = 1 << 24
-_LONGEST = 24  # digits of an excess
+_TOTAL = 1 << 24  # of the frequencies of a table
+_MOST_DIGITS = 24  # of an excess, after the first
 
 
-def _value_counts(root: int) -> list[int]:
-    """The table of one root, integers that add up to 2**24, for -40..40 and the escape."""
-    side, power = [], root << 32  # s^(2n - 1) in 2**-48
+def _value_frequencies(root: int) -> list[int]:
+    """The table of values of one of the ROOTS: frequencies of -40..40 and the escape, which add up to 2**24."""
+    side, power = [], root << 32  # p(n) of the module's docstring: s^(2n - 1) in 2**-48
     for _ in range(REACH):
         following = power * root * root >> 32
         side.append(max(1, (power - following) >> 25))
         power = following
-    counts = [*side[::-1], 0, *side, max(1, power >> 24)]
-    counts[REACH] = _UNIT - sum(counts)
-    return counts
+    frequencies = [*side[::-1], 0, *side, max(1, power >> 24)]
+    frequencies[REACH] = _TOTAL - sum(frequencies)
+    return frequencies
 
 
 @functools.cache
-def _value_model(table: int):
-    counts = np.array(_value_counts(ROOTS[table]), np.float64)
-    return constriction.stream.model.Categorical(counts / _UNIT, perfect=False)
+def _value_model(table: int) -> Any:
+    frequencies = np.array(_value_frequencies(ROOTS[table]), np.float64)
+    return constriction.stream.model.Categorical(frequencies / _TOTAL, perfect=False)
 
 
 @functools.cache
-def _bit_model(table: int):
+def _bit_model(table: int) -> Any:
     one = ODDS[table] / 65536
     return constriction.stream.model.Categorical(np.array([1 - one, one]), perfect=False)
 
 
 @functools.cache
-def _even_model():
+def _even_model() -> Any:
     return constriction.stream.model.Categorical(np.array([0.5, 0.5]), perfect=False)
 
 
 @functools.cache
 def value_costs() -> np.ndarray:
     """Bits of |value| 0..40 and of an escape (without its excess) under each table, float32 [64, 42]."""
-    counts = np.array([_value_counts(root) for root in ROOTS], np.float64)[:, REACH:]
-    return -np.log2(counts / _UNIT).astype(np.float32)
+    frequencies = np.array([_value_frequencies(root) for root in ROOTS], np.float64)[:, REACH:]
+    return -np.log2(frequencies / _TOTAL).astype(np.float32)
 
 
-def _runs(tables: np.ndarray):
-    """For each table in use, ascending: (table, positions that use it)."""
+def _by_table(tables: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """For each table in use, ascending: (table, positions of the symbols under it, ascending)."""
     order = np.argsort(tables, kind="stable")
     counts = np.bincount(tables, minlength=TABLES)
     ends = np.cumsum(counts)
@@ -92,32 +103,34 @@ def _runs(tables: np.ndarray):
 class SymbolWriter:
     """Codes integers; the inverse of SymbolReader, call by call."""
 
-    def __init__(self):
-        self._coder = constriction.stream.queue.RangeEncoder()
+    def __init__(self) -> None:
+        self._coder: Any = constriction.stream.queue.RangeEncoder()
 
     def values(self, tables: np.ndarray, values: np.ndarray) -> None:
-        """tables: uint8 [n]; values: int32 [n], zero where the table is 0."""
+        """tables: uint8 [n]. values: int32 [n], zero where the table is 0."""
         beyond = np.abs(values) > REACH
         symbols = np.where(beyond, ESCAPE, values + REACH).astype(np.int32)
-        for table, where in _runs(tables):
+        for table, positions in _by_table(tables):
             if table:
-                self._coder.encode(symbols[where], _value_model(table))
+                self._coder.encode(symbols[positions], _value_model(table))
         for value in values[beyond & (tables > 0)]:
-            self._excess(int(value))
+            self._write_excess(int(value))
 
-    def _excess(self, value: int) -> None:
+    def _write_excess(self, value: int) -> None:
         digits = bin(abs(value) - REACH)[3:]
         bits = [int(value < 0), *[1] * len(digits), 0, *map(int, digits)]
         self._coder.encode(np.array(bits, np.int32), _even_model())
 
     def bits(self, tables: np.ndarray, bits: np.ndarray) -> None:
-        """tables: uint8 [n]; bits: [n] of 0 and 1."""
+        """tables: uint8 [n]. bits: [n] of 0 and 1."""
         bits = bits.astype(np.int32)
-        for table, where in _runs(tables):
-            self._coder.encode(bits[where], _bit_model(table))
+        for table, positions in _by_table(tables):
+            self._coder.encode(bits[positions], _bit_model(table))
 
     def finish(self) -> bytes:
-        return self._coder.get_compressed().astype("<u4").tobytes()
+        """The words of the run; none if nothing was coded."""
+        data: bytes = self._coder.get_compressed().astype("<u4").tobytes()
+        return data
 
 
 class SymbolReader:
@@ -126,32 +139,34 @@ class SymbolReader:
     def __init__(self, data: bytes):
         if len(data) % 4:
             raise DamagedError(f"frame data of {len(data)} bytes is not whole words")
-        self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
+        self._coder: Any = constriction.stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
 
-    def _decode(self, model, count: int) -> np.ndarray:
+    def _decode(self, model: Any, count: int) -> np.ndarray:
         try:
-            return self._coder.decode(model, count)
+            symbols: np.ndarray = self._coder.decode(model, count)
         except (AssertionError, ValueError) as error:
             raise DamagedError("frame data does not decode") from error
+        return symbols
 
     def values(self, tables: np.ndarray) -> np.ndarray:
-        """tables: uint8 [n] -> int32 [n]."""
+        """tables: uint8 [n]. Returns int32 [n]."""
         symbols = np.full(len(tables), REACH, np.int32)
-        for table, where in _runs(tables):
+        for table, positions in _by_table(tables):
             if table:
-                symbols[where] = self._decode(_value_model(table), len(where))
+                symbols[positions] = self._decode(_value_model(table), len(positions))
         values = symbols - REACH
-        for where in np.flatnonzero(symbols == ESCAPE):
-            values[where] = self._excess()
+        for position in np.flatnonzero(symbols == ESCAPE):
+            values[position] = self._read_escaped()
         return values
 
-    def _excess(self) -> int:
+    def _read_escaped(self) -> int:
+        """The value of an escape, from its excess."""
         even = _even_model()
         negative = self._decode(even, 1)[0]
         length = 0
         while self._decode(even, 1)[0]:
             length += 1
-            if length > _LONGEST:
+            if length > _MOST_DIGITS:
                 raise DamagedError("frame data holds an impossible value")
         size = 1
         for digit in self._decode(even, length):
@@ -159,10 +174,10 @@ class SymbolReader:
         return -(size + REACH) if negative else size + REACH
 
     def bits(self, tables: np.ndarray) -> np.ndarray:
-        """tables: uint8 [n] -> uint8 [n] of 0 and 1."""
+        """tables: uint8 [n]. Returns uint8 [n] of 0 and 1."""
         bits = np.zeros(len(tables), np.uint8)
-        for table, where in _runs(tables):
-            bits[where] = self._decode(_bit_model(table), len(where))
+        for table, positions in _by_table(tables):
+            bits[positions] = self._decode(_bit_model(table), len(positions))
         return bits
 
     def finish(self) -> None:

@@ -40,7 +40,7 @@ UNET = {
     "attention_head_dim": 4,
     "norm_num_groups": 4,
 }
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
 
 
 def save_unet(folder: Path, silent: bool = False, **options) -> None:

@@ -129,7 +129,7 @@ def av1_units(seed: int = 0, count: int = 6) -> tuple[CodedFrame, ...]:
 
 def real_files(folder: Path) -> list[bytes]:
     """Small encodings with sound, subtitles and chapters, with both bases."""
-    sys.path.insert(0, str(Path(__file__).parent))
+    sys.path.insert(0, str(Path(__file__).parents[1]))
     from conftest import BUILDERS
 
     files, settings = [], {"preset": "fast", "quality": 15, "keyint": 6, "device": "cpu", "overwrite": True}

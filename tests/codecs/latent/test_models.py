@@ -25,7 +25,7 @@ from sdvideo.media.colour import from_rgb, to_rgb
 from sdvideo.media.source import open_source
 from sdvideo.metrics.fidelity import psnr
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 FRAMES = 3
 WIDTH, HEIGHT = 72, 52  # multiples of no block size
 

@@ -37,7 +37,7 @@ from sdvideo.metrics.meter import Meter
 from sdvideo.metrics.vmaf import find_ffmpeg
 from sdvideo.motion.source_motion import SourceMotion
 
-SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
+SAMPLE = Path(__file__).parents[2] / "samples" / "walk.mp4"
 COUNT = 25  # frames of the sample: before its cut
 
 needs_ffmpeg = pytest.mark.skipif(find_ffmpeg() is None, reason="imageio-ffmpeg is not installed")

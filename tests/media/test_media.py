@@ -1,4 +1,4 @@
-"""Reading and writing videos: samples, times, colour and the streams beside survive the way in and out."""
+"""Reading and writing videos keeps samples, times, colours, and the streams beside the video."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def sound_of(path: Path) -> list[tuple[int, float]]:
     return sounds
 
 
-# --- the way in ---------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------------------
 
 
-def test_source_describes_and_delivers_the_clip(clip: Clip) -> None:
+def test_source_describes_and_reads_the_clip(clip: Clip) -> None:
     with open_source(clip.path) as source:
         info, frames = source.info, list(source.frames())
         assert (info.width, info.height, info.sar, info.rotation) == (
@@ -109,14 +109,14 @@ def test_conversion_keeps_luma_and_nearly_keeps_chroma(clips: dict[str, Clip], n
     assert np.abs(picture.v.astype(int) - expected[2]).mean() < 2.5
 
 
-def test_ten_bit_and_hdr_are_said_once(clips: dict[str, Clip], caplog: pytest.LogCaptureFixture) -> None:
+def test_ten_bit_and_hdr_are_warned_about_once(clips: dict[str, Clip], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "sdvideo"), open_source(clips["ten_bit"].path) as source:
         list(source.frames())
     assert caplog.text.count("10-bit input is converted to 8 bit") == 1
     assert caplog.text.count("HDR (PQ)") == 1
 
 
-def test_track_files_vanish_with_the_source(clips: dict[str, Clip]) -> None:
+def test_track_files_are_deleted_with_the_source(clips: dict[str, Clip]) -> None:
     with open_source(clips["rich"].path) as source:
         files = source.track_files()
         assert [file.suffix for file in files] == [".mkv"] and files[0].is_file()
@@ -134,7 +134,7 @@ def test_pictures_are_read_once(clips: dict[str, Clip]) -> None:
 @pytest.mark.parametrize("name", ["rich", "cfr"])
 def test_pipe(clips: dict[str, Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     path = clips[name].path
-    if name == "cfr":  # an MP4 whose index is in front
+    if name == "cfr":  # an MP4 with its index at the start
         copy_video(path, tmp_path / "front.mp4")
         path = tmp_path / "front.mp4"
     reading, writing = os.pipe()
@@ -156,7 +156,7 @@ def test_pipe(clips: dict[str, Clip], tmp_path: Path, monkeypatch: pytest.Monkey
     assert times_of(source, frames) == list(clips[name].times)
 
 
-def test_missing_times_are_filled_in(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_times_are_derived_from_the_rate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "raw.h264"
     write_clip(path, synthesise(96, 64, 6), Recipe(ticks=tuple(range(0, 6 * 512, 512))))
     with open_source(path) as source:
@@ -214,8 +214,10 @@ def test_cut_short(tmp_path: Path, clips: dict[str, Clip]) -> None:
         open_source(tmp_path / "short.mp4")
 
 
-def test_less_than_its_index_says(tmp_path: Path, clips: dict[str, Clip], caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / "begun.mp4"  # a download that broke off: the index is at the start
+def test_fewer_pictures_than_the_index_promises(
+    tmp_path: Path, clips: dict[str, Clip], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "begun.mp4"  # an interrupted download: the index is at the start
     with (
         av.open(str(clips["silent"].path)) as whole,
         av.open(str(path), "w", options={"movflags": "faststart"}) as begun,
@@ -228,13 +230,13 @@ def test_less_than_its_index_says(tmp_path: Path, clips: dict[str, Clip], caplog
     with av.open(str(path)) as begun:
         ends = [packet.pos + packet.size for packet in begun.demux(video=0) if packet.size]
     count = len(ends)
-    for kept, told in ((count, False), (6, True)):
+    for kept, warned in ((count, False), (6, True)):
         path.write_bytes(path.read_bytes()[: ends[kept - 1]])
         caplog.clear()
         with caplog.at_level(logging.WARNING, "sdvideo"), open_source(path) as source:
             assert len(list(source.frames())) == kept
         line = f"begun.mp4: the pictures end at {kept / 25:.1f} of {count / 25:.1f} s, the rest is missing"
-        assert (line in caplog.text) == told
+        assert (line in caplog.text) == warned
 
 
 def damage(path: Path, target: Path, wanted: range) -> None:
@@ -273,7 +275,7 @@ def test_size_change(tmp_path: Path) -> None:
         list(source.frames())
 
 
-# --- there and back -----------------------------------------------------------------------------------------
+# --- round trips --------------------------------------------------------------------------------------------
 
 
 def test_lossless_round_trip_through_mp4(clip: Clip, tmp_path: Path) -> None:
@@ -287,7 +289,7 @@ def test_lossless_round_trip_through_mp4(clip: Clip, tmp_path: Path) -> None:
         assert (after.info.colour, after.info.sar) == (before.info.colour, before.info.sar)
         assert after.info.rotation == 0 and after.info.rate == before.info.rate
         assert after.info.metadata.get("title", "") == clip.title
-        # MP4 has no place for SubRip; everything else comes along.
+        # MP4 cannot hold SubRip; everything else is kept.
         assert [(t.kind, t.codec, t.language) for t in after.info.tracks] == [
             track for track in clip.tracks if track[1] != "subrip"
         ]
@@ -298,7 +300,7 @@ def test_lossless_round_trip_through_mp4(clip: Clip, tmp_path: Path) -> None:
     kept = [packets for packets, track in zip(packets_of(clip.path), clip.tracks, strict=True) if track[1] != "subrip"]
     assert packets_of(target) == kept
     for (samples, start), (expected, first) in zip(sound_of(target), sound_of(clip.path), strict=True):
-        # FFmpeg's MP4 forgets how much of the last packet is to be cut off, which Matroska says for Opus.
+        # For Opus, Matroska stores how much of the last packet is cut off; FFmpeg's MP4 does not keep it.
         assert start == first and 0 <= samples - expected < (960 if clip.path.suffix == ".mkv" else 1)
 
 
@@ -338,7 +340,7 @@ def test_chapters(clips: dict[str, Clip], tmp_path: Path, suffix: str) -> None:
     assert chapters == list(clips["rich"].chapters)
 
 
-def test_subtitles_come_back_and_are_named_when_they_cannot(
+def test_subtitles_are_kept_or_named_in_a_warning(
     clips: dict[str, Clip], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     copy_video(clips["rich"].path, tmp_path / "copy.mkv")
@@ -349,7 +351,7 @@ def test_subtitles_come_back_and_are_named_when_they_cannot(
 
 
 @pytest.mark.parametrize("name", ["cfr", "vfr", "late", "two_audio", "rich"])
-def test_stream_output_is_fragmented_and_whole(clips: dict[str, Clip], tmp_path: Path, name: str) -> None:
+def test_output_to_a_stream_is_fragmented_and_complete(clips: dict[str, Clip], tmp_path: Path, name: str) -> None:
     clip, buffer = clips[name], io.BytesIO()
     with (
         open_source(clip.path) as source,
@@ -411,7 +413,7 @@ def frame_at(pts: int, width: int = 96) -> Frame:
     return Frame(pts, 1, Picture(*synthesise(width, 64, 1)[0]))
 
 
-def test_settings_and_tracks_that_make_no_sense(tmp_path: Path) -> None:
+def test_invalid_settings_and_track_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match=r"Invalid|out of range"):
         open_sink(tmp_path / "out.mp4", INFO, crf=-2)
     (tmp_path / "tracks.mp4").write_bytes(b"nothing")
@@ -424,14 +426,14 @@ def test_unknown_suffix() -> None:
         open_sink("out.avi", INFO)
 
 
-def test_format_overrules_the_name(tmp_path: Path) -> None:
+def test_the_format_overrides_the_suffix(tmp_path: Path) -> None:
     with open_sink(tmp_path / "out.part", INFO, format="mkv") as sink:
         sink.write(frame_at(0))
     with av.open(str(tmp_path / "out.part")) as container:
         assert "matroska" in container.format.name
 
 
-def test_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_output_into_a_missing_folder(tmp_path: Path) -> None:
     for name in ("out.mp4", "out.y4m"):
         with pytest.raises(SinkError, match="No such file"):
             open_sink(tmp_path / "none" / name, INFO)
@@ -550,6 +552,6 @@ def test_orientation(tmp_path: Path, degrees: int, flips: tuple[bool, bool]) -> 
     expected = np.rot90(picture.y, degrees // 90)
     with open_source(path) as source:
         shown = next(source.frames()).picture.y
-    # The flips apply to the turned picture.
+    # The flips apply to the rotated picture.
     expected = expected[:: -1 if flips[1] else 1, :: -1 if flips[0] else 1]
     assert np.array_equal(shown, expected)

@@ -1,7 +1,7 @@
-"""Files as phones, cameras, screen recorders, broadcasters and the web make them, there and back.
+"""Files as phones, cameras, screen recorders, broadcasters and the web make them, encoded and decoded.
 
-Each kind is made by an ffmpeg of its own (imageio-ffmpeg), which is also the judge: what it shows of a file that comes
-back is held against what it shows of the original.
+Each kind of file is made by a separate ffmpeg (imageio-ffmpeg), which is the reference as well: its decodings of the
+result and of the original are compared.
 """
 
 from __future__ import annotations
@@ -28,12 +28,11 @@ from sdvideo.media.source import open_source
 
 @dataclass(frozen=True)
 class Kind:
-    """How a file is made, and what is to come of it.
+    """How a file is made, and what is expected of the result.
 
-    out: ffmpeg's options for the output; copy: for a second pass in front of the input, which only copies.
-    tags: matrix, primaries, transfer (H.273) and full range, where the file says them. says: what the log tells.
-    sounds: how many tracks of sound come through. even: pictures come at the rate, one after the other, whatever FFmpeg
-    thinks.
+    out: ffmpeg's options for the output. copy: input options of a second pass, which only copies. tags: matrix,
+    primaries, transfer (H.273) and full range, if the file has them. says: parts of the expected warnings. sounds: how
+    many audio tracks are kept. even: pictures follow each other at the rate, whatever times FFmpeg derives.
     """
 
     suffix: str
@@ -59,7 +58,7 @@ WOVEN, CLEAR = "interlaced input is treated", "transparency is left out"
 
 
 def tagged(pixels: str, matrix: str, primaries: str, transfer: str, span: str = "tv") -> str:
-    """A filter that converts to this and says so."""
+    """A filter that converts to this format and sets its tags."""
     said = f"colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}:range={span}"
     return f"-vf scale=out_color_matrix={matrix}:out_range={span},format={pixels},setparams={said} "
 
@@ -150,7 +149,7 @@ KINDS = {
         rate="50",
         says=(WOVEN,),
     ),
-    # FFmpeg takes what is less than a minute from where the 33 bits of the clock end for times below zero.
+    # FFmpeg takes times less than a minute before the overflow of the 33-bit clock for negative times.
     "tv-near-the-clock's-end": Kind("ts", MPEG2 + "-c:a ac3 -output_ts_offset 95400"),
     "tv-h264-sound-late": Kind("ts", X264 + "-bf 2 -c:a aac", delay=0.25),
     "disc-vob": Kind("vob", MPEG2 + "-c:a ac3", rate="30000/1001"),
@@ -207,14 +206,14 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """Pictures this small gain nothing from threads."""
+    """Pictures this small are not faster with threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
 
-# --- made and looked at by ffmpeg ---------------------------------------------------------------------------
+# --- made and decoded by ffmpeg -----------------------------------------------------------------------------
 
 
 def ffmpeg(*arguments: object) -> bytes:
@@ -225,7 +224,7 @@ def ffmpeg(*arguments: object) -> bytes:
 
 
 def pictures_of(size: tuple[int, int] = (96, 64), rate: str = "25", seconds: float = 0.6) -> tuple[str, ...]:
-    """Input options: a gradient that turns."""
+    """Input options: a rotating gradient."""
     colours = "n=3:c0=0x903020:c1=0xd0c8b0:c2=0x3060a0"
     place = f"x0=0:y0=0:x1={size[0] - 1}:y1={size[1] - 1}:seed=7:speed=0.02"
     return "-f", "lavfi", "-i", f"gradients=s={size[0]}x{size[1]}:r={rate}:d={seconds}:{colours}:{place}"
@@ -256,7 +255,7 @@ def shown(path: Path, width: int, height: int) -> np.ndarray:
 
 
 def squares(pictures: np.ndarray) -> np.ndarray:
-    """Means of 4x4 pixels, without what is left over: colour rather than noise."""
+    """Means of 4x4 pixels, without incomplete blocks: they show colours rather than noise."""
     count, height, width, channels = pictures.shape
     whole = pictures[:, : height // 4 * 4, : width // 4 * 4]
     return whole.reshape(count, height // 4, 4, width // 4, 4, channels).mean((2, 4))
@@ -264,7 +263,7 @@ def squares(pictures: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Seen:
-    """What is in a file, by FFmpeg's decoders. Times in seconds; pings: when each track is loudest."""
+    """The content of a file as FFmpeg decodes it. Times in seconds; pings: when each track is loudest."""
 
     times: list[Fraction]
     end: Fraction
@@ -290,7 +289,7 @@ def see(path: Path) -> Seen:
 
 
 def ping(path: Path, track: int) -> float:
-    """When the loudest sample of a track is due."""
+    """The time of the loudest sample of a track, in seconds."""
     loudest, when = -1.0, 0.0
     with av.open(str(path)) as container:
         for frame in container.decode(audio=track):
@@ -303,7 +302,7 @@ def ping(path: Path, track: int) -> float:
 
 
 def check(kind: Kind, folder: Path) -> None:
-    """Encode, decode to .mp4 and .mkv: times, lip-sync, colours, tags and shape are as they were."""
+    """Encode, decode to .mp4 and .mkv: times, lip-sync, colours, tags and pixel aspect are kept."""
     source, coded, targets = make(kind, folder), folder / "coded.sdv", [folder / "back.mp4", folder / "back.mkv"]
     sdvideo.encode(source, coded, quality=100, preset="fast")
     with sdvideo.open(coded) as video:
@@ -334,11 +333,11 @@ def check(kind: Kind, folder: Path) -> None:
         assert np.abs(errors).mean((0, 1, 2)).max() <= 2, "colours within two levels"
 
 
-# --- the matrix ---------------------------------------------------------------------------------------------
+# --- every kind of file -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_there_and_back(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_round_trip(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     kind = KINDS[name]
     check(kind, tmp_path)
     lines = {record.getMessage() for record in caplog.records if record.name == "sdvideo"}
@@ -377,7 +376,7 @@ title=Two
 
 
 def image_subtitle(path: Path) -> None:
-    """Presentation graphics as on a Blu-ray disc: a white 16x8 box on a screen of 96x64, twice shown and taken away."""
+    """Presentation graphics as on a Blu-ray disc: a white 16x8 box on a screen of 96x64, shown and removed twice."""
     window = bytes.fromhex("01 00 0014 001e 0010 0008")
     palette = bytes.fromhex("00 00 01 c8 80 80 ff")
     row = bytes([1]) * 16 + bytes(2)
@@ -395,7 +394,7 @@ def image_subtitle(path: Path) -> None:
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> dict[str, tuple[object, ...]]:
-    """Input options by name: everything a film may have beside its pictures."""
+    """Input options by name: everything a film may hold beside its pictures."""
     for name, text in (("words.srt", WORDS), ("script.ass", SCRIPT), ("chapters.txt", CHAPTERS)):
         (tmp_path / name).write_text(text)
     image_subtitle(tmp_path / "images.sup")
@@ -408,12 +407,12 @@ def inputs(tmp_path: Path) -> dict[str, tuple[object, ...]]:
 
 
 def samples_of(path: Path) -> int:
-    """Bytes of its first track of sound as s16."""
+    """Bytes of the first audio track, decoded as s16."""
     return len(ffmpeg("-i", path, "-map", "0:a:0", "-f", "s16le", "-"))
 
 
 def streams_of(path: Path) -> list[tuple[str, str, str, int]]:
-    """Sound and subtitles in a file: type, codec, language ("und" for none), and how many packets."""
+    """The audio and subtitle streams of a file: type, codec, language ("und" for none), number of packets."""
     with av.open(str(path)) as container:
         streams = [*container.streams.audio, *container.streams.subtitles]
         counts = {stream.index: 0 for stream in streams}
@@ -426,8 +425,8 @@ def streams_of(path: Path) -> list[tuple[str, str, str, int]]:
         ]
 
 
-def there_and_back(source: Path, *targets: Path) -> StreamInfo:
-    """Without the codec: what is beside the video never meets it."""
+def copy_through(source: Path, *targets: Path) -> StreamInfo:
+    """Copy a file through a source and a sink; the codec has no part in the streams beside the video."""
     for target in targets:
         with open_source(source) as video, open_sink(target, video.info, track_files=video.track_files()) as sink:
             for frame in video.frames():
@@ -448,14 +447,14 @@ def test_film_with_everything(inputs, tmp_path: Path, caplog: pytest.LogCaptureF
         *("-attach", tmp_path / "odd.ttf", "-metadata:s:t", "mimetype=font/ttf"),
         source,
     )
-    info = there_and_back(source, tmp_path / "back.mkv")
+    info = copy_through(source, tmp_path / "back.mkv")
     assert streams_of(tmp_path / "back.mkv") == streams_of(source)
     assert [codec for _, codec, _, _ in streams_of(source)] == ["ac3", "opus", "subrip", "ass", "hdmv_pgs_subtitle"]
     assert [(c.start * c.time_base, c.title) for c in info.chapters] == [(0, "One"), (Fraction(3, 10), "Two")]
     assert info.metadata["title"] == "Film"
     assert "an .sdv cannot hold them: attached file odd.ttf; keep the original" in caplog.text
     caplog.clear()
-    there_and_back(source, tmp_path / "back.mp4")
+    copy_through(source, tmp_path / "back.mp4")
     assert streams_of(tmp_path / "back.mp4") == streams_of(source)[:2]
     for codec in ("subrip (eng)", "ass (jpn)", "hdmv_pgs_subtitle (deu)"):
         assert f"subtitle track {codec} does not fit into mp4 and is left out; an .mkv may hold it" in caplog.text
@@ -469,15 +468,15 @@ def test_film_with_everything(inputs, tmp_path: Path, caplog: pytest.LogCaptureF
         ("", "-c:v mpeg2video -c:a ac3 -c:s dvdsub", "ripped.mkv", 2, True),
     ],
 )
-def test_subtitles_that_are_pictures(inputs, tmp_path: Path, before, options, name, subtitles, in_mp4) -> None:
-    """Those of broadcasts and discs do not say how long they stay; those of the last file, that it is for ever."""
+def test_image_subtitles(inputs, tmp_path: Path, before, options, name, subtitles, in_mp4) -> None:
+    """Subtitles of broadcasts and discs have no duration; those of the last file have an infinite one."""
     source = tmp_path / name
     pictures = shlex.split("-f lavfi -i testsrc2=s=96x64:r=25:d=1.5")
     media = (*pictures, *sound_of(1.5), *before.split(), *inputs["images"])
     ffmpeg(*media, *shlex.split(f"-map 0 -map 1 -map 2 -pix_fmt yuv420p {options}"), source)
     found = streams_of(source)
     assert [(kind, count) for kind, _, _, count in found if kind == "subtitle"] == [("subtitle", subtitles)]
-    there_and_back(source, tmp_path / "back.mkv", tmp_path / "back.mp4")
+    copy_through(source, tmp_path / "back.mkv", tmp_path / "back.mp4")
     assert streams_of(tmp_path / "back.mkv") == found
     assert streams_of(tmp_path / "back.mp4") == (found if in_mp4 else found[:1])
 
@@ -490,14 +489,14 @@ def test_shop_film(inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         *shlex.split("-c:v:0 libx264 -pix_fmt:v:0 yuv420p -c:v:1 copy -disposition:v:1 attached_pic"),
         source,
     )
-    there_and_back(source, tmp_path / "back.mp4", tmp_path / "back.mov")
+    copy_through(source, tmp_path / "back.mp4", tmp_path / "back.mov")
     assert caplog.text.count("left out") == caplog.text.count("cover art; keep the original") == 2
     assert [codec for _, codec, _, _ in streams_of(source)] == ["aac", "mov_text"]
     for suffix in (".mp4", ".mov"):
         assert streams_of(tmp_path / f"back{suffix}") == streams_of(source)
         with open_source(tmp_path / f"back{suffix}") as video:
             assert [chapter.title for chapter in video.info.chapters] == ["One", "Two"]
-    there_and_back(source, tmp_path / "back.mkv")
+    copy_through(source, tmp_path / "back.mkv")
     assert "mov_text does not fit into matroska and is left out; an .mp4 may hold it" in caplog.text
 
 
@@ -505,7 +504,7 @@ def test_web_film_with_captions(inputs, tmp_path: Path) -> None:
     source = tmp_path / "web.webm"
     options = "-pix_fmt yuv420p " + VP9 + "-c:a libopus -c:s webvtt"
     ffmpeg(*inputs["pictures"], *inputs["sound"], *inputs["words"], *shlex.split(options), source)
-    there_and_back(source, tmp_path / "back.mkv")
+    copy_through(source, tmp_path / "back.mkv")
     assert streams_of(tmp_path / "back.mkv") == streams_of(source)
     assert streams_of(source)[1][:2] == ("subtitle", "webvtt")
 
@@ -520,18 +519,18 @@ def test_chapters_move_with_the_start(inputs, tmp_path: Path) -> None:
         assert [c.start * c.time_base for c in video.info.chapters] == [0, Fraction(3, 10)]
 
 
-def test_second_video_is_named(inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_second_video_is_named_in_a_warning(inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = tmp_path / "two.mkv"
     ffmpeg(*inputs["pictures"], *inputs["pictures"], *shlex.split("-map 0 -map 1 -c:v ffv1 -pix_fmt yuv420p"), source)
-    there_and_back(source, tmp_path / "back.mkv")
+    copy_through(source, tmp_path / "back.mkv")
     assert "1 further video streams are left out: an .sdv holds one" in caplog.text
 
 
 @pytest.mark.parametrize("suffix", ["mov", "mxf"])
-def test_timecode_comes_along(inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str) -> None:
+def test_timecode_is_kept(inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str) -> None:
     source, target = tmp_path / f"source.{suffix}", tmp_path / "back.mov"
     ffmpeg(*inputs["pictures"], *shlex.split("-pix_fmt yuv422p " + MPEG2 + "-timecode 01:02:03:04"), source)
-    info = there_and_back(source, target)
+    info = copy_through(source, target)
     assert info.metadata["timecode"] == "01:02:03:04" and not caplog.records
     with av.open(str(target)) as container:
         assert [stream.metadata["timecode"] for stream in container.streams.data] == ["01:02:03:04"]
@@ -548,7 +547,7 @@ def test_timecode_comes_along(inputs, tmp_path: Path, caplog: pytest.LogCaptureF
         ("", 25, False),
     ],
 )
-def test_timecode_that_makes_no_sense_is_left_out(
+def test_an_invalid_timecode_is_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, timecode: str, rate: Fraction, kept: bool
 ) -> None:
     info = StreamInfo(96, 64, Fraction(1, 90000), rate=Fraction(rate), metadata={"TimeCode": timecode})
@@ -559,17 +558,17 @@ def test_timecode_that_makes_no_sense_is_left_out(
     assert ("is left out: it does not fit" in caplog.text) == (not kept)
 
 
-# --- what the matrix found ----------------------------------------------------------------------------------
+# --- single cases -------------------------------------------------------------------------------------------
 
 
-def test_rate_of_dv_is_not_that_of_its_clock(tmp_path: Path) -> None:
+def test_the_rate_of_dv_is_not_its_clock_rate(tmp_path: Path) -> None:
     with open_source(make(KINDS["camera-dv"], tmp_path)) as video:
         assert video.info.rate == 25
 
 
 def test_sound_hidden_by_an_edit_list_stays_hidden_in_matroska(tmp_path: Path) -> None:
     source = make(KINDS["phone-trimmed"], tmp_path)
-    there_and_back(source, tmp_path / "back.mkv")
+    copy_through(source, tmp_path / "back.mkv")
     with av.open(str(source)) as container:
         hidden = sum(packet.is_discard for packet in container.demux(audio=0))
     assert hidden > 10
@@ -578,13 +577,13 @@ def test_sound_hidden_by_an_edit_list_stays_hidden_in_matroska(tmp_path: Path) -
         assert -2 * 1024 / 48000 < first.time <= 0
 
 
-def test_report_knows_what_the_packets_take_of_a_file_that_starts_late(tmp_path: Path) -> None:
+def test_packet_sizes_of_a_file_that_starts_late(tmp_path: Path) -> None:
     with open_source(make(KINDS["tv-near-the-clock's-end"], tmp_path)) as video:
         packets = video.packets()
         assert [frame.pts in packets for frame in video.frames()] == [True] * 15
 
 
-def test_pipe_counts_from_where_it_begins(tmp_path: Path) -> None:
+def test_times_of_a_pipe_count_from_its_beginning(tmp_path: Path) -> None:
     source, coded = make(KINDS["tv-near-the-clock's-end"], tmp_path), tmp_path / "coded.sdv"
     with source.open("rb") as stream:
         command = (sys.executable, "-m", "sdvideo", "encode", "-", "-o", str(coded), "--preset", "fast")
@@ -595,8 +594,8 @@ def test_pipe_counts_from_where_it_begins(tmp_path: Path) -> None:
     assert abs((after.pings[0] - after.times[0]) - (before.pings[0] - before.times[0])) <= 0.001
 
 
-def test_sound_of_which_two_packets_come_at_once(inputs, tmp_path: Path) -> None:
-    """Matroska counts milliseconds, and MP4 wants them one after another."""
+def test_sound_packets_with_equal_times(inputs, tmp_path: Path) -> None:
+    """Matroska counts milliseconds, and MP4 requires increasing times."""
     ffmpeg(*inputs["pictures"], *inputs["sound"], *shlex.split(X264 + "-c:a aac"), tmp_path / "part.mp4")
     parts = "".join(f"file 'part.mp4'\ninpoint {a}\noutpoint {b}\n" for a, b in ((0, 0.25), (0.3, 0.55)))
     (tmp_path / "parts.txt").write_text(parts)
@@ -605,26 +604,26 @@ def test_sound_of_which_two_packets_come_at_once(inputs, tmp_path: Path) -> None
     with av.open(str(source)) as container:
         times = [packet.dts for packet in container.demux(audio=0) if packet.size]
     assert len(set(times)) < len(times)
-    there_and_back(source, tmp_path / "back.mp4", tmp_path / "back.mov")
+    copy_through(source, tmp_path / "back.mp4", tmp_path / "back.mov")
     for name in ("back.mp4", "back.mov"):
         assert streams_of(tmp_path / name)[0][3] == len(times)
 
 
-def test_sound_that_does_not_say_how_long_it_lasts(inputs, tmp_path: Path) -> None:
+def test_sound_packets_without_duration(inputs, tmp_path: Path) -> None:
     source = tmp_path / "made.avi"
     ffmpeg(*inputs["pictures"], *inputs["sound"], *shlex.split("-c:v mjpeg -c:a flac"), source)
-    there_and_back(source, tmp_path / "back.mp4", tmp_path / "back.mkv")
+    copy_through(source, tmp_path / "back.mp4", tmp_path / "back.mkv")
     assert samples_of(tmp_path / "back.mp4") == samples_of(tmp_path / "back.mkv") == samples_of(source)
 
 
 @pytest.mark.parametrize(("form", "codec"), [("mp4", "mov_text"), ("mkv", "srt")])
-def test_subtitles_from_before_the_beginning(inputs, tmp_path: Path, form: str, codec: str) -> None:
-    """The first of two is over before the pictures begin, or half over."""
+def test_subtitles_that_begin_before_the_video(inputs, tmp_path: Path, form: str, codec: str) -> None:
+    """The first of two subtitles ends before the pictures begin, or is shown in part."""
     for late, expected in ((0.16, [(0, 0.09), (0.14, 0.34)]), (0.28, [(0.02, 0.22)])):
         source, back = tmp_path / f"{late}.{form}", tmp_path / f"{late}.back.{form}"
         options = shlex.split(X264 + f"-bf 0 -c:s {codec}")
         ffmpeg("-itsoffset", late, *inputs["pictures"], *inputs["words"], *options, source)
-        there_and_back(source, back)
+        copy_through(source, back)
         with av.open(str(back)) as container:
             found = [
                 (float(packet.pts * packet.time_base), float((packet.pts + packet.duration) * packet.time_base))
@@ -634,7 +633,7 @@ def test_subtitles_from_before_the_beginning(inputs, tmp_path: Path, form: str, 
         assert np.allclose(found, expected, atol=0.002), found
 
 
-def test_videos_joined_without_care_are_told_of(inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_joined_videos_get_a_warning(inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ffmpeg(*pictures_of(seconds=2), *shlex.split(X264), tmp_path / "one.ts")
     (tmp_path / "two.ts").write_bytes(2 * (tmp_path / "one.ts").read_bytes())
     with open_source(tmp_path / "two.ts") as video:

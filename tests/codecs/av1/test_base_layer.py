@@ -1,4 +1,4 @@
-"""Files with an AV1 base, through the public interface: sizes, groups, times, seeking, damage, rate control."""
+"""Base av1 through the public interface: sizes, groups, times, seeking, damage, previews, rate control."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 from conftest import Clip, Clips
 
 import sdvideo
-from sdvideo import encoder as encoding
+from sdvideo.codecs.av1 import encoder as av1_encoder
 from sdvideo.codecs.av1.base_layer import BaseDecoder, encode_base
 from sdvideo.codecs.av1.bitstream import base_size, pack_step, unpack_step
 from sdvideo.codecs.av1.rate_control import cheapest_scale, encode_at_level, level_of
@@ -33,9 +33,9 @@ from sdvideo.media.scaling import scaled
 from sdvideo.media.source import open_source
 from sdvideo.metrics.fidelity import psnr, structural_similarity
 from sdvideo.motion.scene_cuts import split_into_groups
-from sdvideo.restoration import restorer as restore
+from sdvideo.restoration import restorer, torch_engine
 
-SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
+SAMPLE = Path(__file__).parents[3] / "samples" / "walk.mp4"
 
 
 def encode(clip: Path, path: Path, **settings) -> Path:
@@ -45,7 +45,7 @@ def encode(clip: Path, path: Path, **settings) -> Path:
 
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory) -> Path:
-    """The sample in small groups."""
+    """The sample, encoded in small groups."""
     return encode(SAMPLE, tmp_path_factory.mktemp("base") / "walk.sdv", keyint=32, quality=40)
 
 
@@ -53,10 +53,10 @@ def same(one: Picture, other: Picture) -> bool:
     return all(np.array_equal(getattr(one, plane), getattr(other, plane)) for plane in ("y", "u", "v"))
 
 
-# --- the base itself ----------------------------------------------------------------------------------------
+# --- the base layer -------------------------------------------------------------------------------------
 
 
-def test_step_bytes_name_crf_and_scale():
+def test_step_bytes_hold_crf_and_scale():
     for scale in SCALES:
         for crf in (1, 20.25, 44.75, 70):
             assert unpack_step(pack_step(crf, scale)) == (round(crf), scale)
@@ -66,18 +66,18 @@ def test_step_bytes_name_crf_and_scale():
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("size", [(96, 64), (97, 65), (15, 40)])
-def test_a_group_decodes_to_as_many_pictures_of_its_size(scale, size):
+def test_a_group_decodes_to_as_many_pictures_of_the_base_size(scale, size):
     rng = np.random.default_rng(0)
     half = (size[1] + 1) // 2, (size[0] + 1) // 2
     pictures = [Picture(*(rng.integers(0, 256, s, np.uint8) for s in (size[::-1], half, half))) for _ in range(5)]
-    base = encode_base(pictures, scale, 40, 8).packed()
+    group = encode_base(pictures, scale, 40, 8).packed()
     frames = [sdvideo.Frame(number, 1, picture) for number, picture in enumerate(pictures)]
     decoder = BaseDecoder(*size)
-    shown = [decoder.decode(coded) for coded in base.coded_frames(frames)]
-    assert [(p.width, p.height) for p in shown] == [base_size(*size, scale)] * 5
+    decoded = [decoder.decode(coded) for coded in group.coded_frames(frames)]
+    assert [(p.width, p.height) for p in decoded] == [base_size(*size, scale)] * 5
 
 
-def test_a_smaller_scale_is_taken_at_lower_levels():
+def test_a_smaller_scale_is_chosen_at_coarse_levels():
     with open_source(SAMPLE) as video:
         pictures = [frame.picture for frame in islice(video.frames(), 12)]
     levels = [level_of(quality) for quality in (90, 2)]
@@ -87,7 +87,7 @@ def test_a_smaller_scale_is_taken_at_lower_levels():
 
 
 @pytest.mark.parametrize("frames", [1, 12])
-def test_finer_is_finer_and_larger_up_to_the_top(tmp_path, frames):
+def test_more_quality_is_finer_and_larger_up_to_100(tmp_path, frames):
     source = tmp_path / "few.y4m"
     with open_source(SAMPLE) as video:
         shown = [replace(f, picture=scaled(f.picture, 320, 180)) for f in islice(video.frames(), frames)]
@@ -104,7 +104,7 @@ def test_finer_is_finer_and_larger_up_to_the_top(tmp_path, frames):
     assert all(fine[0] > coarse[0] and fine[1] > coarse[1] for coarse, fine in pairwise(found)), found
 
 
-def test_groups_end_at_cuts_and_when_they_are_full(clips: Clips):
+def test_groups_end_at_scene_cuts_and_when_they_are_full(clips: Clips):
     with open_source(clips["cut"].path) as video:
         assert [len(shot) for shot in split_into_groups(video.frames(), 64)] == [10, 10]
     with open_source(clips["cut"].path) as video:
@@ -125,13 +125,13 @@ def test_every_clip_comes_back(clip: Clip, tmp_path):
         assert min(psnr(Picture(*planes), f.picture)[1] for planes, f in zip(clip.planes, frames)) > 27
 
 
-def test_seeking_gives_what_playing_gives(walk):
+def test_seeking_gives_the_same_pictures_as_playing(walk):
     with sdvideo.open(walk) as video:
         played = [frame.picture for frame in islice(video, 75)]
         assert all(same(video[number].picture, played[number]) for number in (70, 40, 41, 33, 0))
 
 
-def test_the_integers_are_the_bases_pictures(walk):
+def test_the_symbols_are_base_pictures(walk):
     with sdvideo.open(walk) as video:
         frame = video[5]
         base = video.symbols()
@@ -141,8 +141,8 @@ def test_the_integers_are_the_bases_pictures(walk):
     assert 1 <= crf <= 70
 
 
-def test_the_shipped_weights_are_worth_having(tmp_path):
-    """A floor of quality at a rate, and more than Lanczos makes of the same base: bad weights cannot land."""
+def test_the_shipped_weights_restore_well(tmp_path):
+    """At least a certain quality at a rate, and more than Lanczos gives, so that bad weights fail this test."""
     path = encode(SAMPLE, tmp_path / "walk.sdv", keyint=32, quality=24)
     with Reader(path) as reader:
         bits = sum(8 * len(frame.data) for frame in reader.read_group(0).frames)
@@ -158,7 +158,7 @@ def test_the_shipped_weights_are_worth_having(tmp_path):
     assert restored > lanczos + 0.3
 
 
-def test_pictures_hardly_depend_on_the_library_that_multiplies(walk):
+def test_pictures_hardly_depend_on_the_library_for_convolutions(walk):
     shown = []
     for enabled in (True, False):
         with torch.backends.mkldnn.flags(enabled=enabled), sdvideo.open(walk, device="cpu") as video:
@@ -167,50 +167,51 @@ def test_pictures_hardly_depend_on_the_library_that_multiplies(walk):
     assert apart.max() <= 4 and apart.mean() < 0.1
 
 
-def test_large_pictures_are_painted_in_strips_that_cannot_be_seen(walk, monkeypatch):
-    with sdvideo.open(walk) as video:
+def test_large_pictures_are_restored_in_strips_that_do_not_show(walk, monkeypatch):
+    monkeypatch.setattr(restorer, "load_engine", torch_engine.TorchEngine)  # others have tests of their own
+    with sdvideo.open(walk, device="cpu") as video:
         whole = [frame.picture for frame in islice(video, 3)]
-    monkeypatch.setattr(restore, "_MOST_SQUARES", 1500)
-    with sdvideo.open(walk) as video:
+    monkeypatch.setattr(torch_engine, "_MAX_SQUARES", 1500)
+    with sdvideo.open(walk, device="cpu") as video:
         assert all(map(same, whole, (frame.picture for frame in islice(video, 3))))
 
 
-def test_who_stops_looking_leaves_no_thread_behind(walk):
+def test_closing_an_iterator_ends_its_threads(walk):
     before = threading.active_count()
     with sdvideo.open(walk) as video:
         frames = iter(video)
         assert [next(frames).pts for _ in range(3)] == [0, 512, 1024]
-        assert threading.active_count() > before  # it is two groups ahead
+        assert threading.active_count() > before  # which prefetch the next groups
         frames.close()
         assert threading.active_count() == before
 
 
-def test_an_error_that_is_kept_keeps_no_thread(walk, tmp_path):
-    """One that is in the middle of painting when Python ends would take the process with it."""
+def test_an_error_ends_the_threads_even_while_it_is_kept(walk, tmp_path):
+    """A thread that still restores a picture when Python exits would crash the process."""
     data = bytearray(walk.read_bytes())
     with Reader(walk) as reader:
         data[reader.groups[1].offset + 40] ^= 1
     broken = tmp_path / "broken.sdv"
     broken.write_bytes(data)
     before = threading.active_count()
-    with sdvideo.open(broken) as video, pytest.raises(DamagedError) as kept:
+    with sdvideo.open(broken) as video, pytest.raises(DamagedError) as error:
         for _ in video:
             pass
-    assert "group 1" in str(kept.value)
+    assert "group 1" in str(error.value)
     assert threading.active_count() == before
 
 
-def test_a_frame_by_number_does_not_disturb_those_in_order(walk):
+def test_access_by_number_does_not_disturb_iteration(walk):
     with sdvideo.open(walk) as video:
         alone = [frame.picture.y for frame in islice(video, 6)]
-        beside = []
+        interleaved = []
         for frame in islice(video, 6):
-            beside.append(frame.picture.y)
+            interleaved.append(frame.picture.y)
             video[3]
-    assert all(np.array_equal(a, b) for a, b in zip(alone, beside))
+    assert all(np.array_equal(a, b) for a, b in zip(alone, interleaved))
 
 
-def test_a_header_says_only_what_is_not_usual(walk):
+def test_a_header_leaves_out_default_values(walk):
     with Reader(walk) as reader:
         assert reader.header.settings == {"quality": 40.0, "keyint": 32, "preset": "fast"}
         assert reader.header.coder == "av1"
@@ -241,7 +242,7 @@ def test_damage_stays_in_its_group(walk, tmp_path):
             assert same(video[number].picture, whole[number].picture)
 
 
-def test_packets_that_are_no_av1_are_damage(clips: Clips, tmp_path):
+def test_data_that_is_not_av1_is_damage(clips: Clips, tmp_path):
     path = encode(clips["cfr"].path, tmp_path / "clip.sdv")
     with Reader(path) as reader:
         frames = reader.read_group(0).frames
@@ -264,7 +265,7 @@ def test_packets_that_are_no_av1_are_damage(clips: Clips, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_a_preview_is_the_base_with_times_and_sound(clips: Clips, tmp_path, suffix):
+def test_a_preview_has_the_base_pictures_with_times_and_sound(clips: Clips, tmp_path, suffix):
     clip = clips["late"]
     path = encode(clip.path, tmp_path / "clip.sdv", keyint=5)
     result = sdvideo.preview(path, tmp_path / f"clip{suffix}")
@@ -274,17 +275,17 @@ def test_a_preview_is_the_base_with_times_and_sound(clips: Clips, tmp_path, suff
         assert [stream.type for stream in video.streams] == ["video", *(kind for kind, *_ in clip.tracks)]
         frames = list(video.decode(video=0))
     times, shown = [frame.pts * frame.time_base for frame in frames], [planes_of(frame) for frame in frames]
-    exact = 0 if suffix == ".mp4" else Fraction(1, 1000)  # Matroska counts milliseconds
+    exact = 0 if suffix == ".mp4" else Fraction(1, 1000)  # Matroska stores milliseconds
     assert all(abs(time - wanted) <= exact for time, wanted in zip(times, clip.times, strict=True))
     with sdvideo.open(path) as video:
         assert all(same(video.symbols(), picture) for _, picture in zip(video, shown, strict=True))
 
 
-def test_a_preview_needs_a_base_and_no_torch(clips: Clips, walk, tmp_path):
+def test_a_preview_needs_base_av1_and_no_torch(clips: Clips, walk, tmp_path):
     call = f"sdvideo.preview({str(walk)!r}, {str(tmp_path / 'p.mp4')!r})"
     script = f"import sys, sdvideo; {call}; print('torch' in sys.modules)"
-    said = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    assert said.stdout.strip() == "False"
+    ran = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert ran.stdout.strip() == "False"
     sdvideo.encode(clips["cfr"].path, tmp_path / "none.sdv", base="none")
     with pytest.raises(SettingError, match="no AV1 base"):
         sdvideo.preview(tmp_path / "none.sdv")
@@ -295,7 +296,7 @@ def test_a_preview_needs_a_base_and_no_torch(clips: Clips, walk, tmp_path):
 # --- settings -----------------------------------------------------------------------------------------------
 
 
-def test_more_quality_takes_more_bits_and_gives_it(tmp_path):
+def test_more_quality_takes_more_bits_and_looks_better(tmp_path):
     found = []
     for quality in (5, 35, 65, 95):
         path = encode(SAMPLE, tmp_path / f"{quality}.sdv", quality=quality)
@@ -306,13 +307,13 @@ def test_more_quality_takes_more_bits_and_gives_it(tmp_path):
 
 
 def test_groups_are_long_but_fit_into_memory(tmp_path, monkeypatch):
-    told = []
-    tell = {"progress": lambda done, total, size, rate: told.append((done, size))}
-    result = sdvideo.encode(SAMPLE, tmp_path / "walk.sdv", quality=10, preset="fast", **tell)
+    reports = []
+    settings = {"progress": lambda done, total, size, rate: reports.append((done, size))}
+    result = sdvideo.encode(SAMPLE, tmp_path / "walk.sdv", quality=10, preset="fast", **settings)
     assert (result.frames, result.groups) == (125, 2)  # there is a cut
-    assert told == sorted(told) and told[-1][0] == 125
-    assert len({done for done, _ in told}) > 60  # it is told how far a group is, too
-    monkeypatch.setattr(encoding, "_GROUP_ROOM", 50 * 640 * 360 * 3 // 2)
+    assert reports == sorted(reports) and reports[-1][0] == 125
+    assert len({done for done, _ in reports}) > 60  # progress within groups is reported as well
+    monkeypatch.setattr(av1_encoder, "_GROUP_BYTES", 50 * 640 * 360 * 3 // 2)
     sdvideo.encode(SAMPLE, tmp_path / "little.sdv", quality=10, preset="fast")
     with Reader(tmp_path / "little.sdv") as reader:
         assert max(entry.frames for entry in reader.groups) == 50
@@ -327,18 +328,18 @@ def test_a_bitrate_is_hit(tmp_path, bitrate):
     assert size * 8 / 5 == pytest.approx(bitrate, rel=0.03)
 
 
-def test_a_size_nothing_fits_into_gives_the_smallest_there_is(clips: Clips, tmp_path):
+def test_a_size_that_is_too_small_gives_the_smallest_possible_file(clips: Clips, tmp_path):
     path = encode(clips["cfr"].path, tmp_path / "clip.sdv", size=500)
     least = encode(clips["cfr"].path, tmp_path / "least.sdv", quality=0)
     assert path.stat().st_size <= least.stat().st_size
 
 
-def test_latent_models_have_no_part_in_it(clips: Clips, tmp_path):
+def test_base_av1_refuses_latent_models(clips: Clips, tmp_path):
     with pytest.raises(SettingError, match="base none"):
         sdvideo.encode(clips["cfr"].path, tmp_path / "x.sdv", base="av1", model="some/where")
 
 
-def test_rate_and_time_base_do_not_matter_to_the_base(clips: Clips, tmp_path):
+def test_variable_frame_rates_and_other_time_bases(clips: Clips, tmp_path):
     path = encode(clips["vfr"].path, tmp_path / "vfr.sdv")
     with sdvideo.open(path) as video:
         assert isinstance(video.info.time_base, Fraction) and len(video) == clips["vfr"].frames

@@ -37,7 +37,8 @@ from sdvideo.media.output import open_sink
 from sdvideo.restoration.loading import restorer_id
 
 TESTS = Path(__file__).parent
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(TESTS.parent), str(TESTS)))}
+PATHS = TESTS.parents[1], TESTS.parent, TESTS
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, PATHS))}
 INFO = StreamInfo(64, 64, Fraction(1, 25))
 STEP = pack_step(40, Fraction(1))
 

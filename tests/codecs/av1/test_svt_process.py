@@ -187,8 +187,8 @@ def encode_into(path: Path) -> None:
 def test_no_encoder_process_outlives_its_parent(tmp_path: Path) -> None:
     code = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_svt import OPTIONS, noise
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[2])]!r}
+from test_svt_process import OPTIONS, noise
 from sdvideo.codecs.av1 import svt_process as svt
 svt.encode(noise(2), OPTIONS)
 print("ready", flush=True)

@@ -1,4 +1,4 @@
-"""Pictures stored at a low resolution, and enlarged by the network when they are decoded."""
+"""Pictures coded at a smaller scale, and restored at full size by the network when they are decoded."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_pictures_come_back_at_full_size(clips, tmp_path, name, scale):
             assert psnr(before.picture, after.picture)[0] > 24
 
 
-def test_what_is_coded_is_small(clips, half):
+def test_coded_pictures_are_small(clips, half):
     with Reader(half) as reader:
         assert reader.header.scale == Fraction(1, 2)
         assert reader.header.restorer.name == "restore"
@@ -66,14 +66,14 @@ def test_what_is_coded_is_small(clips, half):
         assert video.symbols().coded.shape == (-(-height // 16), -(-width // 16))
 
 
-def test_a_frame_by_number_is_the_frame_in_order(half):
+def test_access_by_number_gives_the_same_pictures_as_playing(half):
     played = pictures(half)
     with sdvideo.open(half, device="cpu") as video:
         for number in (13, 5, 0, 9):
             assert planes(video[number].picture) == planes(played[number])
 
 
-def test_what_does_not_move_stays_bit_for_bit(clips, tmp_path):
+def test_pictures_without_motion_stay_identical(clips, tmp_path):
     path = tmp_path / "still.sdv"
     sdvideo.encode(clips["still"].path, path, base="none", scale="1/2", quality=60, device="cpu")
     with open_source(clips["still"].path) as source:
@@ -85,7 +85,7 @@ def test_what_does_not_move_stays_bit_for_bit(clips, tmp_path):
             assert planes(before) == planes(after)
 
 
-def test_only_what_is_near_a_change_is_painted_anew(tmp_path):
+def test_only_the_surroundings_of_a_change_are_restored_again(tmp_path):
     """A square moves in one corner of a still picture: the far corner keeps every sample."""
     rng = np.random.default_rng(1)
     y = np.kron(rng.integers(40, 200, (24, 40), np.uint8), np.ones((8, 8), np.uint8))
@@ -108,7 +108,7 @@ def test_smaller_pictures_take_fewer_bits(clips, half, tmp_path):
     assert half.stat().st_size < 0.7 * (tmp_path / "full.sdv").stat().st_size
 
 
-def test_an_av1_base_keeps_to_the_scale_it_is_given(clips, tmp_path):
+def test_base_av1_uses_the_given_scale(clips, tmp_path):
     for scale in ("1", "2/3", "1/2"):
         path = tmp_path / f"{scale.replace('/', '_')}.sdv"
         sdvideo.encode(clips["cut"].path, path, scale=scale, quality=40, preset="fast")
@@ -118,7 +118,7 @@ def test_an_av1_base_keeps_to_the_scale_it_is_given(clips, tmp_path):
             assert reader.header.settings["scale"] == scale
 
 
-def test_a_scale_there_is_not_is_refused(clips, tmp_path):
+def test_an_unknown_scale_is_refused(clips, tmp_path):
     with pytest.raises(SettingError, match="scale is '1/3'"):
         sdvideo.encode(clips["cfr"].path, tmp_path / "x.sdv", scale="1/3")
     command = [sys.executable, "-m", "sdvideo", "encode", str(clips["cfr"].path), "-o", str(tmp_path / "x.sdv")]
@@ -145,7 +145,7 @@ def test_headers_without_a_restorer_or_with_another_scale_are_refused(half):
         codec_for_header(unpack_header(text.replace(b'"base":"none","coder"', b'"base":"av1","was"')))
 
 
-def test_another_network_than_the_files_is_refused(half, tmp_path):
+def test_another_network_than_that_of_the_file_is_refused(half, tmp_path):
     header = header_of(half)
     other = replace(header, restorer=replace(header.restorer, sha256="0" * 64))
     path = tmp_path / "other.sdv"

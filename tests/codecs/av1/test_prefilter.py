@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 
 from sdvideo.codecs.av1.base_layer import PRESETS, Filter, decode_base, encode_base
-from sdvideo.codecs.latent.model_loading import load_prefilter, load_restorer
+from sdvideo.codecs.av1.prefilter import Prefilter
 from sdvideo.frames import Picture
 from sdvideo.media.source import open_source
 from sdvideo.metrics.fidelity import psnr, structural_similarity
+from sdvideo.restoration.loading import load_restorer
 from sdvideo.restoration.restorer import FrameRestorer
+from sdvideo.weights import PREFILTER
 
-SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
+SAMPLE = Path(__file__).parents[3] / "samples" / "walk.mp4"
 FULL = Fraction(1)
 
 
@@ -35,7 +37,7 @@ def test_a_picture_keeps_its_size_and_its_chroma(width: int, height: int) -> Non
     rng = np.random.default_rng(1)
     half = (height + 1) // 2, (width + 1) // 2
     picture = Picture(*(rng.integers(0, 256, size, np.uint8) for size in ((height, width), half, half)))
-    (filtered,) = load_prefilter(device="cpu")([picture], 63, FULL)
+    (filtered,) = Prefilter(PREFILTER, "cpu")([picture], 63, FULL)
     assert filtered.y.dtype == np.uint8 and filtered.y.shape == (height, width)
     assert filtered.u is picture.u and filtered.v is picture.v
 
@@ -43,7 +45,7 @@ def test_a_picture_keeps_its_size_and_its_chroma(width: int, height: int) -> Non
 def test_a_flat_picture_stays_flat(walk: list[Picture]) -> None:
     """Without detail there is nothing to sharpen."""
     grey = Picture(np.full_like(walk[0].y, 120), walk[0].u, walk[0].v)
-    (filtered,) = load_prefilter(device="cpu")([grey], 45, FULL)
+    (filtered,) = Prefilter(PREFILTER, "cpu")([grey], 45, FULL)
     assert np.abs(filtered.y.astype(int) - 120).max() <= 2
 
 
@@ -58,17 +60,17 @@ def measured(pictures: list[Picture], crf: int, prefilter: Filter | None) -> tup
     return math.log(base.bits), -10 * math.log10(1 - np.mean(ms_ssim))
 
 
-def test_the_shipped_weights_are_worth_having(walk: list[Picture]) -> None:
+def test_the_shipped_weights_save_bits(walk: list[Picture]) -> None:
     """Fewer bits at equal MS-SSIM than without the prefilter, so that bad weights fail this test.
 
     A difference in MS-SSIM is converted to bits by the slope between the CRFs around it.
     """
     fine, plain, coarse = (measured(walk, crf, None) for crf in (54, 58, 62))
-    bits, quality = measured(walk, 58, load_prefilter(device="cpu"))
+    bits, quality = measured(walk, 58, Prefilter(PREFILTER, "cpu"))
     per_bit = (fine[1] - coarse[1]) / (fine[0] - coarse[0])
     assert bits - plain[0] < (quality - plain[1]) / per_bit - 0.01
     # and the picture changes little
-    (filtered,) = load_prefilter(device="cpu")([walk[0]], 58, FULL)
+    (filtered,) = Prefilter(PREFILTER, "cpu")([walk[0]], 58, FULL)
     assert 44 < psnr(walk[0], filtered)[1] < 60
 
 
@@ -80,7 +82,7 @@ def test_rendered_text_stays_unchanged() -> None:
     half = np.full((120, 160), 128, np.uint8)
     picture = Picture(page, half, half)
     for crf in (42, 56):
-        (filtered,) = load_prefilter(device="cpu")([picture], crf, FULL)
+        (filtered,) = Prefilter(PREFILTER, "cpu")([picture], crf, FULL)
         assert filtered is picture
 
 

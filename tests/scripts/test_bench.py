@@ -16,7 +16,7 @@ import pytest
 from sdvideo.frames import Frame, Picture, StreamInfo
 from sdvideo.media.output import open_sink
 
-SCRIPTS = Path(__file__).parents[1] / "scripts" / "benchmarks"
+SCRIPTS = Path(__file__).parents[2] / "scripts" / "benchmarks"
 
 
 @pytest.fixture(scope="module")

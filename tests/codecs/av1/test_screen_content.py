@@ -19,7 +19,7 @@ from sdvideo.frames import Picture
 from sdvideo.media.source import open_source
 from sdvideo.metrics.fidelity import psnr
 
-SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
+SAMPLE = Path(__file__).parents[3] / "samples" / "walk.mp4"
 
 
 def grey_picture(luma: np.ndarray) -> Picture:

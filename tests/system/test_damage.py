@@ -59,7 +59,7 @@ def whole(request, clips, tmp_path_factory) -> Whole:
 def large(tmp_path_factory) -> Whole:
     """The sample video, two seconds in ten groups."""
     path = tmp_path_factory.mktemp("damage") / "large.sdv"
-    sample = Path(__file__).parents[1] / "samples" / "walk.mp4"
+    sample = Path(__file__).parents[2] / "samples" / "walk.mp4"
     sdvideo.encode(sample, path, base="av1", preset="fast", quality=40, keyint=12)
     return opened(path)
 
@@ -321,7 +321,7 @@ def test_frames_that_do_not_decode_are_concealed_and_reported(whole: Whole, brok
 
 def run(*arguments: object, code: int) -> tuple[str, list[str]]:
     """Returns standard output, and the lines on standard error that are not progress."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [*COMMAND, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == code, done.stderr

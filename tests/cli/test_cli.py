@@ -33,7 +33,7 @@ COMMAND = [sys.executable, "-m", "sdvideo"]
 ENVIRONMENT = {
     **os.environ,
     "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": os.pathsep.join((str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", ""))),
+    "PYTHONPATH": os.pathsep.join((str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", ""))),
 }
 INFO_KEYS = [
     "schema", "type", "path", "bytes", "complete", "width", "height", "frames_per_second", "frames",

@@ -23,7 +23,7 @@ from sdvideo.frames import Frame, Picture, StreamInfo
 from sdvideo.media.output import open_sink
 from sdvideo.media.source import open_source
 
-LAUNCH = Path(__file__).parents[1] / "scripts" / "benchmarks" / "launch.py"
+LAUNCH = Path(__file__).parents[2] / "scripts" / "benchmarks" / "launch.py"
 BASES = ("av1", "none")
 
 

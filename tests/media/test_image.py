@@ -1,4 +1,4 @@
-"""Pictures and animations: what they look like when they come back, and how long each frame is shown."""
+"""Pictures and animations: what they look like after encoding and decoding, and how long each frame is shown."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageDraw, ImageOps
 from test_cli import ENVIRONMENT, error, objects, run
-from test_container import file_of, header_with, preamble
+from test_container import file_of_chunks, header_with, preamble
 
 import sdvideo
 from sdvideo.container import Reader, Writer
 from sdvideo.errors import FormatError, SettingError, SinkError, SourceError
 from sdvideo.media.source import open_source
 
-SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
+SAMPLE = Path(__file__).parents[2] / "samples" / "walk.mp4"
 
 
 def photo(width: int = 192, height: int = 128, mode: str = "RGB") -> Image.Image:
@@ -48,7 +48,7 @@ def through(source: Path, suffix: str = ".png", *, lossless: bool = False, **set
 
 
 def assert_alike(found: Image.Image, expected: Image.Image, most: float = 2) -> None:
-    """The same size and colours: no shift of any, and 95 of 100 samples this many levels apart at most."""
+    """The same size and colours: the means are equal, and 95 of 100 samples differ by at most this many levels."""
     assert found.size == expected.size and found.mode == "RGB"
     apart = np.asarray(found).astype(int) - np.asarray(expected.convert("RGB"))
     assert np.abs(apart.mean(axis=(0, 1))).max() <= most / 2, apart.mean(axis=(0, 1))
@@ -107,7 +107,7 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def cmyk_profile() -> bytes:
-    """A printer that knows lightness alone, the more ink the darker."""
+    """The profile of a printer without colours: the more ink, the darker."""
     grid = np.stack(np.meshgrid(*[[0, 1]] * 4, indexing="ij"), axis=-1).reshape(16, 4)
     lightness = 255 * np.clip(1 - grid @ [0.25, 0.25, 0.25, 0.8], 0, 1)
     lab = np.stack([lightness, np.full(16, 128), np.full(16, 128)], axis=-1).round().astype(np.uint8)
@@ -123,7 +123,7 @@ def in_srgb(image: Image.Image, icc: bytes) -> Image.Image:
 SRGB_PROFILE = ImageCms.ImageCmsProfile(io.BytesIO(SRGB))
 
 
-# --- there and back -----------------------------------------------------------------------------------------
+# --- round trips --------------------------------------------------------------------------------------------
 
 
 def test_the_command_line(tmp_path):
@@ -149,7 +149,7 @@ def test_the_command_line(tmp_path):
 
 @pytest.mark.parametrize("base", ["av1", "none"])
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".jpeg", ".webp"])
-def test_colours_come_back(tmp_path, base, suffix):
+def test_colours_are_kept(tmp_path, base, suffix):
     source = tmp_path / "photo.png"
     photo().save(source)
     exact = suffix == ".png" and base == "av1"
@@ -172,10 +172,10 @@ def test_small_and_odd_sizes(tmp_path, base, size):
     source = tmp_path / "photo.png"
     plain = Image.new("RGB", size, (200, 90, 40))
     plain.save(source)
-    assert_alike(through(source, base=base), plain, most=12)  # that it works is enough
+    assert_alike(through(source, base=base), plain, most=12)  # it only has to work
 
 
-def test_a_still_becomes_a_video_where_that_is_asked_for(tmp_path):
+def test_a_still_becomes_a_video_if_the_output_is_one(tmp_path):
     source = tmp_path / "photo.png"
     photo().save(source)
     sdvideo.encode(source, quality=100)
@@ -214,7 +214,7 @@ def test_pictures_are_upright(tmp_path, orientation, suffix):
     assert_alike(as_read(source), expected)
 
 
-def test_a_turned_photo_stays_upright(tmp_path):
+def test_a_rotated_photo_stays_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     photo(90, 64).save(tmp_path / "photo.jpg", exif=exif, quality=98)
@@ -228,8 +228,8 @@ def test_damaged_exif_does_not_matter(tmp_path, caplog):
     assert_alike(as_read(tmp_path / "photo.jpg"), photo(), most=4)
 
 
-def test_exif_that_cannot_be_written_again_still_turns_the_picture(tmp_path, caplog):
-    """The tag for the camera's maker, a text, holds a fraction here."""
+def test_exif_that_pillow_cannot_write_still_turns_the_picture(tmp_path, caplog):
+    """Here the tag of the camera's maker, which is a text, holds a fraction."""
     tags = struct.pack("<H", 2) + struct.pack("<HHII", 0x010F, 5, 1, 38) + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
     exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + tags + bytes(4) + struct.pack("<II", 1, 3)
     photo(90, 64).save(tmp_path / "photo.jpg", exif=exif, quality=98)
@@ -246,7 +246,7 @@ def test_grey_palette_and_one_bit(tmp_path):
     assert_alike(through(tmp_path / "grey.png"), grey)
     palette = photo().quantize(16, dither=Image.Dither.NONE)
     palette.save(tmp_path / "palette.png")
-    assert_alike(as_read(tmp_path / "palette.png"), palette, most=12)  # at the edges 4:2:0 shows
+    assert_alike(as_read(tmp_path / "palette.png"), palette, most=12)  # 4:2:0 is visible at the edges
     black = Image.new("1", (32, 32))
     ImageDraw.Draw(black).rectangle((8, 8, 23, 23), fill=1)
     black.save(tmp_path / "black.png")
@@ -313,25 +313,25 @@ def test_only_the_first_page(tmp_path, caplog):
     photo().save(tmp_path / "depth.jpg", "MPO", save_all=True, append_images=[photo(mode="L")], quality=95)
     with caplog.at_level(logging.WARNING, "sdvideo"):
         assert_alike(as_read(tmp_path / "depth.jpg"), photo(), most=4)
-    assert not caplog.records  # what a camera puts beside a photo is not one more
+    assert not caplog.records  # the depth map that a camera adds to a photo is no page
 
 
 # --- colours that are not sRGB ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("base", ["av1", "none"])
-def test_an_rgb_profile_goes_along(tmp_path, base):
+def test_an_rgb_profile_is_kept(tmp_path, base):
     source = tmp_path / "photo.png"
     photo().save(source, icc_profile=WIDE)
     for suffix in (".png", ".jpg", ".webp"):
         found = through(source, suffix, base=base)
         assert found.info["icc_profile"] == WIDE
-        assert_alike(found, photo(), most=4)  # the numbers stay, and what they mean
+        assert_alike(found, photo(), most=4)  # neither the values nor their meaning change
     text = run("info", tmp_path / "photo.sdv").stdout.decode()
-    assert f"colour    a profile of {len(WIDE)} bytes" in text
+    assert f"ICC profile of {len(WIDE)} bytes" in text
 
 
-def test_a_profile_has_no_place_in_a_video(tmp_path, caplog):
+def test_a_video_cannot_hold_a_profile(tmp_path, caplog):
     photo().save(tmp_path / "photo.png", icc_profile=WIDE)
     sdvideo.encode(tmp_path / "photo.png")
     with caplog.at_level(logging.WARNING, "sdvideo"):
@@ -339,7 +339,7 @@ def test_a_profile_has_no_place_in_a_video(tmp_path, caplog):
     assert "profile" in lines(caplog)
 
 
-def test_srgb_costs_nothing(tmp_path):
+def test_an_srgb_profile_costs_no_bytes(tmp_path):
     photo().save(tmp_path / "plain.png")
     photo().save(tmp_path / "said.png", icc_profile=SRGB)
     files = [sdvideo.encode(tmp_path / name).path.read_bytes() for name in ("plain.png", "said.png")]
@@ -348,7 +348,7 @@ def test_srgb_costs_nothing(tmp_path):
     assert "icc_profile" not in Image.open(tmp_path / "again.png").info
 
 
-def test_a_profile_too_large_to_carry_is_applied(tmp_path, caplog):
+def test_a_profile_too_large_to_keep_is_applied(tmp_path, caplog):
     icc = profile(b"RGB ", P3 | {b"junk": b"data" + np.random.default_rng(0).bytes(60_000)})
     photo().save(tmp_path / "photo.png", icc_profile=icc)
     with caplog.at_level(logging.WARNING, "sdvideo"):
@@ -363,7 +363,7 @@ def test_grey_profiles_are_applied(tmp_path):
     found = as_read(tmp_path / "grey.png")
     expected = in_srgb(photo(mode="L"), icc)
     assert_alike(found, expected)
-    assert np.asarray(expected).mean() > np.asarray(photo(mode="L")).mean() + 20  # the profile says something
+    assert np.asarray(expected).mean() > np.asarray(photo(mode="L")).mean() + 20  # the profile has an effect
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".tif"])
@@ -403,7 +403,7 @@ def test_a_broken_profile_is_left_out(tmp_path, icc, caplog):
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "L"])
-def test_a_profile_that_leads_nowhere_is_left_out(tmp_path, mode, caplog):
+def test_a_profile_without_a_conversion_is_left_out(tmp_path, mode, caplog):
     icc = profile({"CMYK": b"CMYK", "L": b"GRAY"}[mode], {})
     photo(mode=mode).save(tmp_path / "photo.tif", icc_profile=icc)
     with caplog.at_level(logging.WARNING, "sdvideo"):
@@ -432,13 +432,13 @@ def packed(data: bytes) -> str:
 )
 def test_a_file_with_a_hostile_profile_is_refused(tmp_path, text):
     path = tmp_path / "bad.sdv"
-    path.write_bytes(file_of([], preamble(header_with(video__icc=text))))
+    path.write_bytes(file_of_chunks([], preamble(header_with(video__icc=text))))
     with pytest.raises(FormatError, match=r"video\.icc"):
         sdvideo.open(path)
 
 
-def test_what_is_in_a_profile_is_nobodys_business_when_decoding(tmp_path):
-    """A profile of nonsense goes through as it is; whoever shows the picture may look at it."""
+def test_decoding_copies_a_profile_without_reading_it(tmp_path):
+    """Random bytes as a profile are written unchanged; viewers may interpret them."""
     nonsense = np.random.default_rng(1).bytes(20_000)
     photo().save(tmp_path / "photo.png")
     with Reader(sdvideo.encode(tmp_path / "photo.png").path) as reader, (tmp_path / "odd.sdv").open("wb") as file:
@@ -453,12 +453,12 @@ def test_what_is_in_a_profile_is_nobodys_business_when_decoding(tmp_path):
 
 # --- animations ---------------------------------------------------------------------------------------------
 
-SHOWN = (120, 70, 0, 250, 40)  # ms; a frame that asks for none gets what browsers give it
+SHOWN = (120, 70, 0, 250, 40)  # ms; a frame without a duration is shown as long as browsers show it
 ENDS = (Fraction(12, 100), Fraction(19, 100), Fraction(29, 100), Fraction(54, 100), Fraction(58, 100))
 
 
 def animate(path: Path, disposal: int, holes: bool) -> None:
-    """Rectangles that come and go, on nothing or on a background; grey, for edges of colour would suffer in 4:2:0."""
+    """Rectangles that appear and vanish, without or with a background; grey, since 4:2:0 blurs coloured edges."""
     frames = []
     for number in range(len(SHOWN)):
         frame = Image.new("RGBA", (48, 32), (0, 0, 0, 0) if holes else (60, 60, 60, 255))
@@ -473,7 +473,7 @@ def animate(path: Path, disposal: int, holes: bool) -> None:
 
 
 def on_white(path: Path) -> list[Image.Image]:
-    """What Pillow makes of every frame."""
+    """Every frame as Pillow decodes it, on white."""
     shown = []
     with Image.open(path) as image:
         for number in range(image.n_frames):
@@ -515,7 +515,7 @@ def test_animations_become_videos(tmp_path, suffix):
         assert not video.info.colour.full_range
 
 
-def test_an_animation_can_be_made_to_fit(tmp_path):
+def test_an_animation_at_a_bitrate(tmp_path):
     animate(tmp_path / "moving.gif", 1, False)
     run("encode", tmp_path / "moving.gif", "--bitrate", "20k")
     assert "5 frames" in run("info", tmp_path / "moving.sdv").stdout.decode()
@@ -529,7 +529,7 @@ def test_fractions_of_a_second_in_an_apng(tmp_path):
     assert times == pytest.approx([0, 1001 / 30000, 2002 / 30000], abs=1e-5)
 
 
-def test_the_picture_in_front_of_an_apng_is_no_frame(tmp_path):
+def test_the_default_image_of_an_apng_is_no_frame(tmp_path):
     frames = [photo(32, 32).rotate(angle) for angle in (90, 180, 270)]
     photo(32, 32).save(
         tmp_path / "a.png", save_all=True, append_images=frames, default_image=True, duration=[100, 50, 200]
@@ -565,7 +565,7 @@ def test_an_animation_that_was_cut_short(tmp_path, caplog):
 # --- what is refused ----------------------------------------------------------------------------------------
 
 
-def test_a_video_does_not_fit_into_a_picture(tmp_path, clips):
+def test_a_video_cannot_be_written_as_a_picture(tmp_path, clips):
     sdvideo.encode(clips["silent"].path, tmp_path / "clip.sdv", preset="fast")
     for suffix in (".png", ".jpg", ".webp"):
         line = error("decode", tmp_path / "clip.sdv", "-o", tmp_path / f"x{suffix}", code=2)
@@ -595,7 +595,7 @@ def test_what_a_format_cannot_hold(tmp_path):
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A PNG that says this size and holds next to nothing."""
+    """A PNG that announces this size and holds hardly any data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -606,7 +606,7 @@ def png_of(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [(20_000, 10), (9000, 9000), (16_000, 16_000), (2**31 - 1, 2**31 - 1)])
-def test_pictures_beyond_the_format_are_refused(tmp_path, size):
+def test_pictures_larger_than_the_format_allows_are_refused(tmp_path, size):
     (tmp_path / "huge.png").write_bytes(png_of(*size))
     line = error("encode", tmp_path / "huge.png", code=1)
     assert "16,384 pixels a side" in line and "make it smaller" in line
@@ -642,7 +642,7 @@ def test_floats_are_refused(tmp_path):
         open_source(tmp_path / "height.tif")
 
 
-# --- beside it ----------------------------------------------------------------------------------------------
+# --- reports, and what is not a still -----------------------------------------------------------------------
 
 
 def test_reports_of_stills(tmp_path):
@@ -670,7 +670,7 @@ def test_an_animation_against_its_copy(tmp_path):
     assert size == (tmp_path / "moving.gif").stat().st_size
 
 
-def test_videos_do_without_pillow(clips):
+def test_reading_videos_does_not_import_pillow(clips):
     code = f"""
 import sys
 from sdvideo.media.source import open_source

@@ -274,7 +274,7 @@ def test_no_exception_goes_through_torch_while_it_is_loaded(tmp_path):
     # It is ignored where tests run in the background.
     usual = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     script = "from sdvideo.runtime.signals import ends_soon\nwith ends_soon('interrupted'):\n    import torch\n"
-    path = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[1])))
+    path = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[2])))
     command = [sys.executable, "-c", usual + script]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "interrupted")

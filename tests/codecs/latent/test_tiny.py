@@ -16,7 +16,7 @@ from sdvideo.media.scaling import scaled
 from sdvideo.media.source import open_source
 from sdvideo.metrics.fidelity import psnr, structural_similarity
 
-SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
+SAMPLE = Path(__file__).parents[3] / "samples" / "walk.mp4"
 PSNR_Y, MS_SSIM = 27.5, 0.94  # 0.4 dB and 0.006 below what it reaches
 
 

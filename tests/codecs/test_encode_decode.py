@@ -36,8 +36,8 @@ from sdvideo.frames import Frame, Picture
 from sdvideo.media.source import open_source
 from sdvideo.metrics.fidelity import psnr
 
-GOLDEN = Path(__file__).parent / "golden"
-SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
+GOLDEN = Path(__file__).parents[1] / "golden"
+SAMPLE = Path(__file__).parents[2] / "samples" / "walk.mp4"
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -169,10 +169,10 @@ def test_decoding_twice_is_decoding_once(encoded: Encoder):
 HASHES = """
 import sys, torch
 from pathlib import Path
-sys.path.insert(0, sys.argv[3])
+sys.path[:0] = [sys.argv[3], str(Path(sys.argv[3]).parent)]
 torch.set_num_threads(int(sys.argv[1]))
-import test_codec
-print(*test_codec.digests(Path(sys.argv[2])))
+import test_encode_decode
+print(*test_encode_decode.digests(Path(sys.argv[2])))
 """
 
 

@@ -21,7 +21,7 @@ from sdvideo.metrics.fidelity import decibel
 from sdvideo.metrics.flicker import flicker
 from sdvideo.motion.source_motion import source_motion
 
-SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
+SAMPLE = Path(__file__).parents[3] / "samples" / "walk.mp4"
 GROUP = 24
 
 

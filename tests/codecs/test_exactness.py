@@ -161,7 +161,7 @@ def test_threads_and_libraries_change_no_integer(coded):
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, **plain, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, **plain, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert done.stdout.split() == list(digests)
 

@@ -31,7 +31,7 @@ from sdvideo.errors import DamagedError, SinkError
 from sdvideo.media.source import open_source
 from sdvideo.weights import HEADER_PLANS, HEADER_PRIORS
 
-SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
+SAMPLE = Path(__file__).parents[3] / "samples" / "walk.mp4"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from conftest import Recipe, synthesise, write_clip
 from test_interruption import names, start
 
-SAMPLE = Path(__file__).parents[1] / "samples" / "walk.mp4"
+SAMPLE = Path(__file__).parents[2] / "samples" / "walk.mp4"
 
 
 def finish(processes: list) -> None:
