@@ -1,7 +1,7 @@
 """The whole codec through its Python interface: what goes in comes out, the same everywhere.
 
 The golden stream lies in tests/golden. After a change of weights or format that is meant:
-SDV_REGEN_GOLDEN=1 python -m pytest tests/test_codec.py -k golden
+SDV_REGEN_GOLDEN=1 python -m pytest tests/codecs/test_encode_decode.py -k golden
 """
 
 from __future__ import annotations

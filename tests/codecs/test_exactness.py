@@ -1,4 +1,4 @@
-"""What must come out the same on every machine: motion compensation, and the tables the context model chooses."""
+"""What must be the same on every machine: motion compensation, the tables of the context model, decoded integers."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ def texture() -> np.ndarray:
     return np.kron(coarse, np.ones((4, 4))).astype(np.uint8)
 
 
-def test_no_motion_is_the_reference_itself(texture):
+def test_compensation_without_motion_returns_the_reference(texture):
     assert np.array_equal(motion.compensate(texture, np.zeros((2, 6, 8), np.int16)), texture)
 
 
-def test_whole_pixels_move_whole(texture):
+def test_vectors_of_whole_pixels_copy_samples(texture):
     field = np.zeros((2, 6, 8), np.int16)
     field[0], field[1] = 4 * 5, -4 * 3
     moved = motion.compensate(texture, field)
     assert np.array_equal(moved[3:, :-5], texture[:-3, 5:])
 
 
-def test_chroma_moves_half_as_far(texture):
+def test_chroma_moves_by_half_the_vector(texture):
     field = np.full((2, 12, 16), 8, np.int16)
     moved = motion.compensate(texture, field, block=8)
     assert np.array_equal(moved[:-1, :-1], texture[1:, 1:])
 
 
-def test_blocks_at_rest_do_not_change_beside_moving_ones(texture):
+def test_blocks_without_motion_do_not_change_next_to_moving_blocks(texture):
     field = np.zeros((2, 6, 8), np.int16)
     field[:, 2:4, 3:5] = 7
     still = np.ones((6, 8), bool)
@@ -61,7 +61,7 @@ def test_blocks_at_rest_do_not_change_beside_moving_ones(texture):
     assert same[still].all() and not same[~still].any()
 
 
-def test_the_estimator_finds_a_pan(texture):
+def test_the_motion_search_finds_a_pan(texture):
     smooth = np.asarray(texture, np.float32)
     for axis in (0, 1):
         smooth = sum(np.roll(smooth, shift, axis) for shift in range(-3, 4)) / 7
@@ -73,7 +73,7 @@ def test_the_estimator_finds_a_pan(texture):
 
 @pytest.mark.parametrize("key", [True, False])
 def test_tables_do_not_depend_on_the_arithmetic(model, key):
-    """Every sum is exact in float32: float64 finds the very same numbers, before any rounding."""
+    """Every sum is exact in float32: float64 gives the same numbers, before any rounding."""
     rng = np.random.default_rng(3)
     rows, columns, step = 9, 13, 35.0
     scale = 40 / (1 + np.arange(context.CHANNELS)) ** 0.7
@@ -98,7 +98,7 @@ def _double(value):
     return value.double() if torch.is_tensor(value) and value.is_floating_point() else value
 
 
-def test_unchanged_blocks_see_luma_and_chroma(texture):
+def test_unchanged_compares_luma_and_chroma(texture):
     chroma = texture[::2, ::2].copy()
     before = Picture(texture, chroma, chroma)
     blue = chroma.copy()
@@ -107,7 +107,7 @@ def test_unchanged_blocks_see_luma_and_chroma(texture):
     assert not same[2, 3] and same.sum() == same.size - 1
 
 
-def test_a_cut_is_seen_and_motion_is_none(texture):
+def test_is_cut_finds_a_cut_and_not_a_pan(texture):
     other = np.random.default_rng(9).integers(0, 256, (6, 8)).astype(np.uint8).repeat(16, 0).repeat(16, 1)
     assert is_cut(other, texture)
     assert not is_cut(np.roll(texture, 1, 1), texture)
@@ -140,7 +140,7 @@ def digest(path):
 """
 
 
-def test_threads_and_libraries_change_no_integer(coded):
+def test_integers_do_not_depend_on_threads_libraries_and_processor(coded):
     scope: dict = {}
     exec(DIGEST, scope)
     before, digests = torch.get_num_threads(), set()
@@ -153,7 +153,7 @@ def test_threads_and_libraries_change_no_integer(coded):
     finally:
         torch.set_num_threads(before)
     assert len(digests) == 1
-    # A processor with less in it; what it lacks decides between float32 and bfloat16 in the libraries, too.
+    # As on a processor with fewer instructions, for which the libraries also choose between float32 and bfloat16.
     plain = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "OPENCV_CPU_DISABLE": "AVX512_SKX,AVX2"}
     script = DIGEST + "print(digest(sys.argv[1]))"
     done = subprocess.run(
@@ -166,10 +166,10 @@ def test_threads_and_libraries_change_no_integer(coded):
     assert done.stdout.split() == list(digests)
 
 
-def test_float32_and_bfloat16_paint_from_the_same_integers(coded):
+def test_float32_and_bfloat16_decode_the_same_integers(coded):
     with Reader(coded) as reader:
         if reader.header.base == "av1":
-            pytest.skip("its integers are the pictures of AV1, before any network")
+            pytest.skip("the integers of base av1 are the AV1 pictures, before any network")
         frames = [frame for group in range(len(reader.groups)) for frame in reader.read_group(group).frames]
         info = reader.header.info
     embedded = load_embedded(device="cpu")

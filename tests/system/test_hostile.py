@@ -1,4 +1,4 @@
-"""Hostile files: made to be believed. The long runs of the same are `python tests/fuzz.py`."""
+"""Hostile files: made to be believed. The long runs of the same are `python tests/system/fuzz.py`."""
 
 from __future__ import annotations
 

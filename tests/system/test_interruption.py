@@ -1,6 +1,6 @@
 """What is left when a call is killed, interrupted, or runs out of room, at moments of no one's choosing.
 
-The long run: python -m pytest -m long tests/test_interruption.py
+The long run: python -m pytest -m long tests/system/test_interruption.py
 """
 
 from __future__ import annotations

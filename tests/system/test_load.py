@@ -1,6 +1,6 @@
 """Many calls at once: none starves, none takes what is another's.
 
-The full load: python -m pytest -m long tests/test_load.py
+The full load: python -m pytest -m long tests/system/test_load.py
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From one pixel to 4K, from one frame to an hour: all of it works or is refused in words, and memory stays flat.
 
-The quick tests run always; `python -m pytest -m long tests/test_sizes.py` runs the rest, which takes hours.
+The quick tests run always; `python -m pytest -m long tests/system/test_sizes.py` runs the rest, which takes hours.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bühlmann's quantisers on latents of diffusers models: 8-bit numbers, and palettes with dithering that stays still."""
+"""Bühlmann's quantizers on latents of diffusers models: bytes, and palettes whose dither stays still."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
-    """The folder of a small AutoencoderTiny: random weights, with a scale that gives its latents some deviation."""
+    """The folder of a small AutoencoderTiny: random weights, and a scale that gives its latents some deviation."""
     from diffusers import AutoencoderTiny
 
     torch.manual_seed(1)
@@ -44,7 +44,7 @@ def model(tmp_path_factory) -> str:
         scaling_factor=90.0,
         shift_factor=0.04,
     )
-    network.decoder.layers[-1].weight.data *= 20  # what it paints is to show a difference
+    network.decoder.layers[-1].weight.data *= 20  # so that its pictures differ visibly
     folder = tmp_path_factory.mktemp("models") / "tiny"
     network.save_pretrained(folder)
     return str(folder)
@@ -52,7 +52,7 @@ def model(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory) -> Path:
-    """A picture that stands still, with new noise in every frame, as cameras have it."""
+    """A still picture with new noise in every frame, as from a camera."""
     random = np.random.default_rng(0)
     y, u, v = synthesise(192, 128, 1, seed=30)[0]
     pictures = [(np.clip(np.rint(y + random.normal(0, 2, y.shape)), 16, 235).astype(np.uint8), u, v) for _ in range(8)]
@@ -66,7 +66,7 @@ def clip_of(pictures: list[Planes], path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def encoded(clips: Clips, noisy: Path, model: str, tmp_path_factory) -> Callable[..., Path]:
-    """Encodes a clip, each once per choice of settings."""
+    """Encodes a clip, once for each choice of settings."""
     folder = tmp_path_factory.mktemp("encoded")
 
     def encode(name: str, **settings) -> Path:
@@ -98,8 +98,8 @@ def frames_of(path: Path) -> list[CodedFrame]:
         return [frame for number in range(len(reader.groups)) for frame in reader.read_group(number).frames]
 
 
-def his_bytes(model, picture: Picture) -> np.ndarray:
-    """Bühlmann's 8 bits of a picture's scaled latent, as he wrote them."""
+def reference_bytes(model, picture: Picture) -> np.ndarray:
+    """The bytes of a picture's scaled latent, by Bühlmann's own formula."""
     z = model.source(picture).latent.astype(np.float64) / 64
     return np.round(255 * np.clip(z / (255 * 0.18215) + 0.5, 0, 1)).astype(np.uint8)
 
@@ -109,23 +109,23 @@ def his_bytes(model, picture: Picture) -> np.ndarray:
 
 @pytest.mark.parametrize("keyint", [1, 5])
 @pytest.mark.parametrize("name", ["silent", "odd"])
-def test_what_8bit_decodes_to_is_exactly_the_quantised_latent_of_the_source(
+def test_8bit_decodes_to_exactly_the_quantized_latent_of_the_source(
     encoded, clips: Clips, model: str, name: str, keyint: int
 ):
-    """Latents and pictures, frame for frame: nothing is lost on the way, and no loss adds up."""
+    """In every frame: nothing else is lost, and no loss accumulates."""
     path = encoded(name, quantizer="8bit", keyint=keyint)
     network = load_model(model, device="cpu")
     with sdvideo.open(path, device="cpu") as video:
         network.colour = video.info.colour
         for latent, planes in zip(video.latents(0, len(video)), clips[name].planes, strict=True):
-            wanted = his_bytes(network, Picture(*planes))
+            wanted = reference_bytes(network, Picture(*planes))
             deviations = (wanted.astype(float) - 127.5) * 0.18215
             assert np.abs(latent.transpose(1, 2, 0) - deviations).max() <= 0.5 / 1024 + 1e-6
             assert len(np.unique(wanted)) > 20
 
 
 @pytest.mark.parametrize("quantizer", BYTES)
-def test_latents_of_a_file_are_those_its_pictures_are_painted_from(encoded, model: str, quantizer: str):
+def test_latents_of_a_file_are_those_its_pictures_are_decoded_from(encoded, model: str, quantizer: str):
     path = encoded("silent", quantizer=quantizer, keyint=8)
     with sdvideo.open(path, device="cpu") as video:
         every = video.latents(0, len(video))
@@ -135,7 +135,7 @@ def test_latents_of_a_file_are_those_its_pictures_are_painted_from(encoded, mode
             assert np.abs(latent.transpose(1, 2, 0) - colours).max() <= 0.5 / 1024 + 1e-6
 
 
-def test_differences_along_the_motion_take_fewer_bytes_than_frames_alone(encoded):
+def test_predicted_frames_take_fewer_bytes_than_key_frames(encoded):
     apart = sum(len(frame.data) for frame in frames_of(encoded("silent", quantizer="8bit", keyint=1)))
     group = sum(len(frame.data) for frame in frames_of(encoded("silent", quantizer="8bit", keyint=24)))
     assert group < 0.9 * apart
@@ -158,14 +158,14 @@ def test_a_palette_at_512_by_512_is_5120_bytes_before_packing(model: str, tmp_pa
     assert len(frame.data) < 5120
 
 
-def test_a_small_picture_by_itself_has_no_more_colours_than_positions(encoded, model: str):
+def test_the_palette_of_a_small_picture_has_no_more_colours_than_positions(encoded, model: str):
     for symbols in symbols_of(encoded("silent", quantizer="palette", keyint=1), model):
         assert len(symbols.palette) <= symbols.indices.size == 96
         assert symbols.indices.max() < len(symbols.palette)
 
 
 def test_errors_are_diffused(model: str, tmp_path: Path):
-    """Where there are too few colours, their mean over a neighbourhood comes nearer than any one of them."""
+    """With too few colours, the mean over a neighbourhood is closer to the source than with the nearest colours."""
     random = np.random.default_rng(4)
     picture = [np.clip(plane + random.normal(0, 30, plane.shape), 0, 255) for plane in synthesise(512, 384, 1)[0]]
     planes = tuple(plane.astype(np.uint8) for plane in picture)
@@ -180,15 +180,15 @@ def test_errors_are_diffused(model: str, tmp_path: Path):
     apart = np.square(wanted[:, :, None] - vectors).sum(-1)
     nearest = vectors[apart.argmin(-1)]
 
-    def missed(colours: np.ndarray) -> float:
+    def squared_error(colours: np.ndarray) -> float:
         means = (colours - wanted).reshape(12, 4, 16, 4, 4).mean((1, 3))
         return float(np.square(means).mean())
 
-    assert missed(vectors[symbols.indices]) < 0.6 * missed(nearest)
+    assert squared_error(vectors[symbols.indices]) < 0.6 * squared_error(nearest)
 
 
-def test_dithering_stays_still_under_the_noise_of_the_source(encoded, model: str, noisy: Path):
-    """Measured in the latent: what random weights paint says little. φ is that of stability.py, without motion."""
+def test_noise_of_the_source_does_not_move_the_dither(encoded, model: str, noisy: Path):
+    """Measured in the latent, since pictures of random weights say little. φ as in metrics/flicker.py, no motion."""
     network = load_model(model, device="cpu")
     with open_source(noisy) as source:
         network.colour = source.info.colour
@@ -209,22 +209,22 @@ def test_dithering_stays_still_under_the_noise_of_the_source(encoded, model: str
     assert phi_still < 0.5 * phi_alone
 
 
-def test_a_group_has_one_palette_and_codes_changes_alone(encoded, model: str):
+def test_a_group_has_one_palette_and_predicted_frames_code_only_changes(encoded, model: str):
     path = encoded("silent", quantizer="palette", keyint=8)
     frames, symbols = frames_of(path), symbols_of(path, model)
-    for place, (frame, now) in enumerate(zip(frames, symbols)):
+    for place, (frame, current) in enumerate(zip(frames, symbols)):
         assert (frame.kind == KEY) == (place % 8 == 0)
         if frame.kind != KEY:
-            before = symbols[place - 1]
-            assert np.array_equal(now.palette, before.palette)
-            assert np.array_equal(now.indices != before.indices, now.coded)
+            previous = symbols[place - 1]
+            assert np.array_equal(current.palette, previous.palette)
+            assert np.array_equal(current.indices != previous.indices, current.coded)
 
 
 # --- both ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("quantizer", BYTES)
-def test_what_stands_still_is_still_bit_for_bit(encoded, model: str, quantizer: str):
+def test_a_still_source_decodes_to_equal_pictures(encoded, model: str, quantizer: str):
     path = encoded("still", quantizer=quantizer)
     first, *others = pictures_of(path, model)
     assert all(same(first, picture) for picture in others)
@@ -232,8 +232,8 @@ def test_what_stands_still_is_still_bit_for_bit(encoded, model: str, quantizer: 
 
 
 @pytest.mark.parametrize("quantizer", BYTES)
-def test_where_the_source_does_not_change_no_sample_does(model: str, tmp_path: Path, quantizer: str):
-    """A square moves on the left; what is far from it stays what it was."""
+def test_samples_do_not_change_where_the_source_does_not(model: str, tmp_path: Path, quantizer: str):
+    """A square moves on the left; samples far from it do not change."""
     pictures = []
     for time in range(6):
         y, u, v = (plane.copy() for plane in synthesise(256, 64, 1, seed=8)[0])
@@ -247,7 +247,7 @@ def test_where_the_source_does_not_change_no_sample_does(model: str, tmp_path: P
 
 
 @pytest.mark.parametrize("quantizer", BYTES)
-def test_frames_by_number_are_those_in_order(encoded, model: str, quantizer: str):
+def test_random_access_returns_the_frames_of_sequential_reading(encoded, model: str, quantizer: str):
     path = encoded("silent", quantizer=quantizer, keyint=8)
     pictures = pictures_of(path, model)
     with sdvideo.open(path, model=model, device="cpu") as video:
@@ -255,20 +255,20 @@ def test_frames_by_number_are_those_in_order(encoded, model: str, quantizer: str
 
 
 @pytest.mark.parametrize("quantizer", BYTES)
-def test_a_cut_begins_a_group(encoded, clips: Clips, quantizer: str):
+def test_a_cut_starts_a_group(encoded, clips: Clips, quantizer: str):
     kinds = [frame.kind for frame in frames_of(encoded("cut", quantizer=quantizer))]
     assert [place for place, kind in enumerate(kinds) if kind == KEY] == [0, clips["cut"].cut]
 
 
 @pytest.mark.parametrize("quantizer", BYTES)
-def test_twice_the_same_is_the_same_file(encoded, clips: Clips, model: str, tmp_path: Path, quantizer: str):
+def test_encoding_is_deterministic(encoded, clips: Clips, model: str, tmp_path: Path, quantizer: str):
     again = tmp_path / "again.sdv"
     sdvideo.encode(clips["silent"].path, again, model=model, quantizer=quantizer, keyint=8, device="cpu")
     assert again.read_bytes() == encoded("silent", quantizer=quantizer, keyint=8).read_bytes()
 
 
 @pytest.mark.parametrize("quantizer", BYTES)
-def test_resuming_makes_the_same_file(encoded, clips: Clips, model: str, tmp_path: Path, quantizer: str):
+def test_a_resumed_encode_makes_the_same_file(encoded, clips: Clips, model: str, tmp_path: Path, quantizer: str):
     def stop(done, *_):
         if done >= 14:
             raise KeyboardInterrupt
@@ -286,7 +286,7 @@ def test_resuming_makes_the_same_file(encoded, clips: Clips, model: str, tmp_pat
 @pytest.mark.parametrize(
     ("quantizer", "coder"), [("uniform", "plain-1"), ("8bit", "bytes-1"), ("palette", "palette-1")]
 )
-def test_the_header_says_which_quantiser_a_reader_needs(encoded, quantizer: str, coder: str):
+def test_the_header_names_the_quantizer(encoded, quantizer: str, coder: str):
     path = encoded("silent", quantizer=quantizer, keyint=8)
     assert sdvideo.verify(path, device="cpu") == []
     command = [sys.executable, "-m", "sdvideo", "info", str(path), "--json"]
@@ -307,7 +307,7 @@ def rewritten(path: Path, to: Path, **changes) -> Path:
 
 
 def refused(path: Path, *words: str) -> None:
-    """Each way to read the file must end with one line of these words, `sdvideo verify` with exit code 3."""
+    """Every way to read the file raises a FormatError with these words; `sdvideo verify` prints one line and exits 3."""
     for read in (list, lambda video: video[0], lambda video: list(video.check())):
         with pytest.raises(FormatError) as caught, sdvideo.open(path, device="cpu") as video:
             read(video)
@@ -317,18 +317,18 @@ def refused(path: Path, *words: str) -> None:
     assert done.stderr.count("\n") == 1 and all(word in done.stderr for word in words), done.stderr
 
 
-def test_an_unknown_quantiser_is_refused(encoded, tmp_path: Path):
-    """Before anybody is asked for the model, with which it could not be read either."""
+def test_an_unknown_coder_is_refused(encoded, tmp_path: Path):
+    """Before the model is looked for, since the file could not be read with it either."""
     path = rewritten(encoded("silent", quantizer="8bit", keyint=8), tmp_path / "a.sdv", coder="bytes-2")
     refused(path, "coded by 'bytes-2'", "'plain-1', 'bytes-1', 'palette-1'")
 
 
-def test_the_embedded_model_has_no_palettes(tmp_path: Path, clips: Clips):
+def test_palettes_of_the_embedded_model_are_refused(tmp_path: Path, clips: Clips):
     sdvideo.encode(clips["cfr"].path, tmp_path / "a.sdv", base="none", device="cpu")
     refused(rewritten(tmp_path / "a.sdv", tmp_path / "b.sdv", coder="palette-1"), "coded by 'palette-1'")
 
 
-def test_verify_names_damage_where_the_quantiser_is_unknown_too(encoded, tmp_path: Path):
+def test_verify_reports_damage_of_a_file_with_an_unknown_coder(encoded, tmp_path: Path):
     path = rewritten(encoded("silent", quantizer="8bit", keyint=8), tmp_path / "a.sdv", coder="bytes-2")
     with Reader(path) as reader:
         at = reader.groups[1].offset + reader.groups[1].size // 2
@@ -350,7 +350,7 @@ def with_data(path: Path, to: Path, change: Callable[[bytes, int], bytes]) -> Pa
 
 
 @pytest.mark.parametrize("quantizer", BYTES)
-def test_damaged_frame_data_is_damage_or_other_integers(encoded, tmp_path: Path, quantizer: str):
+def test_changed_frame_data_raises_damaged_error_or_decodes_to_other_integers(encoded, tmp_path: Path, quantizer: str):
     path, random = encoded("silent", quantizer=quantizer, keyint=8), np.random.default_rng(0)
     for place in [0] * 20 + [1, 3] * 10:
 
@@ -370,7 +370,7 @@ def test_damaged_frame_data_is_damage_or_other_integers(encoded, tmp_path: Path,
 
 @pytest.mark.parametrize("quantizer", BYTES)
 @pytest.mark.parametrize("change", ["empty", "short", "long", "noise", "ones"])
-def test_broken_frame_data_never_becomes_another_error(encoded, tmp_path: Path, quantizer: str, change: str):
+def test_broken_frame_data_is_reported_as_damage(encoded, tmp_path: Path, quantizer: str, change: str):
     changes = {
         "empty": lambda data: b"",
         "short": lambda data: data[: len(data) // 8 * 4],
@@ -393,7 +393,7 @@ def test_broken_frame_data_never_becomes_another_error(encoded, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("quantizer", BYTES)
-def test_a_quality_means_nothing_to_bytes(clips: Clips, model: str, tmp_path: Path, quantizer: str):
+def test_byte_quantizers_refuse_a_quality(clips: Clips, model: str, tmp_path: Path, quantizer: str):
     for given in ({"quality": 50}, {"bitrate": 60000}, {"size": 10000}):
         line = f"quantizer {quantizer} has only one quality: leave out {next(iter(given))}"
         with pytest.raises(SettingError, match=line):
@@ -402,7 +402,7 @@ def test_a_quality_means_nothing_to_bytes(clips: Clips, model: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("base", [None, "av1", "none"])
-def test_the_embedded_model_and_the_base_have_no_quantiser_but_their_own(clips: Clips, tmp_path: Path, base):
+def test_byte_quantizers_need_a_diffusers_model(clips: Clips, tmp_path: Path, base):
     for quantizer in BYTES:
         with pytest.raises(SettingError, match="diffusers"):
             sdvideo.encode(clips["cfr"].path, tmp_path / "a.sdv", base=base, quantizer=quantizer)

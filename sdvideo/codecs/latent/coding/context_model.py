@@ -13,6 +13,7 @@ Passes over positions and channels (latents are [h, w, channels], channels by fa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -126,8 +127,8 @@ class _StraightThroughFloor(torch.autograd.Function):
 
 def straight_through_floor(x: torch.Tensor) -> torch.Tensor:
     """floor() with a straight-through gradient, to train with the integers that are used for coding."""
-    floor: torch.Tensor = _StraightThroughFloor.apply(x)
-    return floor
+    apply: Callable[[torch.Tensor], torch.Tensor] = _StraightThroughFloor.apply  # which PyTorch leaves untyped
+    return apply(x)
 
 
 def quantized(weight: torch.Tensor) -> torch.Tensor:
@@ -203,6 +204,7 @@ class ContextModel(nn.Module):
         """
         base = 5 * (deviation / FINEST).log2() - 10
         for network, start, end in zip(self.networks, STARTS, STARTS[1:]):
+            assert isinstance(network, GroupNetwork)
             # Hidden unit 0 passes on the step, unit 1 whether this is a key frame.
             network.first[:2] = 0
             network.first_bias[:2] = 0
@@ -333,8 +335,8 @@ def expected_motion(
     """The expected vectors of a lattice pass, and how far the vectors around them are from those.
 
     known: int64 [h * w + 1, 2], earlier lattices filled in. last: int64 [h * w, 2], the field of the previous frame.
-    Expected, int64 [n, 2]: the mean of the middle two of the four neighbours, rounded down; in the first pass the
-    previous vector. Deviations, int64 [n, 5, 2]: of the four neighbours and of the previous vector; zeros in the first
+    Expected, int64 [n, 2]: for each component the mean of the middle two of the four neighbours, rounded down; in the
+    first pass the previous vector. Deviations, int64 [n, 5, 2]: of the four neighbours and of the previous vector; zeros in the first
     pass.
     """
     if stage == 0:
