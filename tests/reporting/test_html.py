@@ -1,4 +1,4 @@
-"""The report's page: what is in the file, and what it does in a browser that opens it from disk."""
+"""The report's page: the contents of the file, and its behaviour in a browser that opens it from disk."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from sdvideo.frames import Colour, Picture
 from sdvideo.reporting.html import Pair, select_frames, write_page
 
 COUNT, RATE, CUT = 60, 25, 40
-BITS, SQUARE = 6, 16  # each picture carries its number in squares along its upper edge
+BITS, SQUARE = 6, 16  # each picture shows its number as black and white squares along its upper edge
 MEASURES = (("psnr_y", "PSNR Y", "dB", "higher"), ("phi", "φ", "", "lower"), ("r_w", "R_w", "", "one"))
 
 
 class FakeReport:
-    """What the page needs of a report: its document, here of made-up numbers, with gaps in phi and r_w."""
+    """The part of a report that the page needs, its document: invented numbers, with gaps in phi and r_w."""
 
     def __init__(self, count: int = COUNT, path: str = "videos/coded.sdv", worst: Iterable[int] = (12, 45)) -> None:
         names = [name for name, *_ in MEASURES]
@@ -69,7 +69,7 @@ class FakeReport:
 
 
 def numbered_pairs(count: int = COUNT, width: int = 192, height: int = 128) -> Iterator[Pair]:
-    """A clip and a blurred copy that carry the number of each frame."""
+    """A clip and a blurred copy; the pictures of both show their frame number."""
     for number, planes in enumerate(synthesise(width, height, min(count, COUNT))):
         for bit in range(BITS):
             planes[0][:SQUARE, bit * SQUARE : (bit + 1) * SQUARE] = 235 if number >> bit & 1 else 16
@@ -95,7 +95,7 @@ def page() -> str:
 # --- the file -----------------------------------------------------------------------------------------------
 
 
-def test_page_names_no_other_place(page: str) -> None:
+def test_page_refers_to_nothing_outside_it(page: str) -> None:
     own = re.sub(r"base64,[^\"]+|(?<=id=\"webm\">)[^<]+", "", page)
     assert len(own) < 100_000
     assert not re.findall(r"https?:|[\"'(]//|@import|url\(", own)
@@ -111,7 +111,7 @@ def test_page_holds_the_report_in_columns(page: str) -> None:
     assert data["playback"] == {"rate": RATE, "kept": list(range(COUNT)), "width": 192, "height": 128}
 
 
-def test_worst_frames_are_stills_with_maps_and_cuts_have_none() -> None:
+def test_worst_frames_are_stills_with_maps_except_at_cuts() -> None:
     pairs = list(numbered_pairs())
     strange = synthesise(192, 128, 1, seed=9)[0]
     pairs[30] = Pair(30, Picture(*strange), Picture(*strange))
@@ -124,14 +124,14 @@ def test_worst_frames_are_stills_with_maps_and_cuts_have_none() -> None:
     assert stills["whole"]["heat"].startswith("data:image/webp;base64,")
 
 
-def test_names_of_files_stay_text() -> None:
+def test_file_names_are_escaped() -> None:
     name = '</title></script><script>alert("1")</script>&.mp4'
     page = built(FakeReport(1, path=name), numbered_pairs(1))
     assert page.count("<script") == 4
     assert json.loads(embedded(page, "data"))["info"]["distorted"]["path"] == name
 
 
-def test_any_size_and_a_single_frame(clips: Clips) -> None:
+def test_odd_sizes_and_a_single_frame(clips: Clips) -> None:
     planes = clips["odd"].planes
     for count in (1, len(planes)):
         pairs = [Pair(i, Picture(*planes[i]), Picture(*planes[i])) for i in range(count)]
@@ -139,7 +139,7 @@ def test_any_size_and_a_single_frame(clips: Clips) -> None:
         assert (playback["width"], playback["height"]) == (66, 48)
 
 
-def test_playback_that_is_too_large_is_coded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_playback_that_is_too_large_is_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     grey = np.full((64, 96), 128, np.uint8)
     noise = [Picture(rng.integers(16, 235, (128, 192), np.uint8), grey, grey) for _ in range(30)]
@@ -165,13 +165,13 @@ def test_ten_seconds_of_480p_stay_under_five_megabytes() -> None:
     assert 1_000_000 < len(built(report, pairs())) < 5_000_000
 
 
-def test_short_videos_are_played_whole() -> None:
+def test_short_videos_are_played_in_full() -> None:
     assert select_frames(600, [5], Fraction(25)) == list(range(600))
 
 
 @pytest.mark.parametrize("count", [601, 5000, 200_000])
 @pytest.mark.parametrize("worst", [(), (0, 300), (10, 20, 200, 400, 600), tuple(range(0, 600, 7))])
-def test_long_videos_keep_what_is_around_the_worst_frames(count: int, worst: tuple[int, ...]) -> None:
+def test_long_videos_keep_the_frames_around_the_worst(count: int, worst: tuple[int, ...]) -> None:
     kept = select_frames(count, worst, Fraction(25))
     assert kept == sorted(set(kept))
     assert kept[0] >= 0 and kept[-1] < count and len(kept) <= 600
@@ -203,11 +203,11 @@ class Browser:
         WebDriverWait(self.driver, 20, 0.05).until(lambda _: condition())
 
     def codes(self) -> list[int]:
-        """The numbers that the pictures on the two canvases carry, -1 while there is no picture."""
+        """The frame numbers that the pictures on the two canvases show, -1 while there is no picture."""
         return self.state()["codes"]
 
     def state(self) -> dict[str, Any]:
-        """codes, and the number that the page says beside them; of one moment."""
+        """codes, and `said`, the frame number in the page's text; both at the same moment."""
         return self.js(
             """const [bits, side] = arguments;
             const codes = ["source", "decoded"].map((id) => {
@@ -229,7 +229,7 @@ class Browser:
         return self.driver.find_element("css selector", selector)
 
     def click_plot(self, plot: int, frame: int) -> None:
-        """A click on a plot where the frame is."""
+        """Click on a plot at the position of a frame."""
         from selenium.webdriver import ActionChains
 
         element = self.driver.find_elements("css selector", "#plots .plot")[plot]
@@ -260,7 +260,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(executable_path=chromedriver)  # named, so that nothing looks for a download
+    service = webdriver.ChromeService(executable_path=chromedriver)  # given, so that Selenium does not download one
     driver = webdriver.Chrome(options=options, service=service)
     yield driver
     driver.quit()
@@ -275,16 +275,16 @@ def url(page: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(params=[(1400, 900), (390, 844)], ids=["wide", "phone"])
 def browser(request: pytest.FixtureRequest, driver: Any, url: str) -> Iterator[Browser]:
-    """The page, loaded anew; after the test, no error on the console and nothing asked of a network."""
+    """The page, freshly loaded. After the test: no error on the console, no request to a network."""
     for log in ("browser", "performance"):
-        driver.get_log(log)  # what was before
+        driver.get_log(log)  # drops entries of earlier tests
     browser = Browser(driver, url, *request.param)
     yield browser
     assert browser.js("return document.documentElement.scrollWidth") <= request.param[0]
     assert driver.get_log("browser") == []
     events = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
     asked = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    # Chromium's own first tab may still be loading its parts.
+    # Chromium's own first tab may still be loading.
     urls = {params["request"]["url"] for params in asked if not params["documentURL"].startswith("chrome:")}
     assert url in urls
     assert not [other for other in urls - {url} if not other.startswith(("data:", "blob:"))]
@@ -327,7 +327,7 @@ def test_keys_step_through_the_frames(browser: Browser) -> None:
         browser.wait(lambda frame=frame: browser.codes() == [frame, frame])
 
 
-def test_clip_plays_in_step(browser: Browser) -> None:
+def test_both_pictures_play_in_step(browser: Browser) -> None:
     browser.press(" ")
     seen = []
     while len(set(map(str, seen))) < 6:
@@ -375,7 +375,7 @@ def test_sliders_move(browser: Browser) -> None:
         before = border()
         element.send_keys(Keys.ARROW_LEFT)
         assert border() < before
-    assert browser.state()["said"] == 0  # the arrows were the slider's
+    assert browser.state()["said"] == 0  # the arrow keys moved the slider, not the frame
 
 
 def test_worst_frames_have_a_map(browser: Browser) -> None:

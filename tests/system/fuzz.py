@@ -1,9 +1,9 @@
 """Hostile files: small ones, changed where a format can be attacked, and what must hold whatever comes of it.
 
-    python tests/system/fuzz.py --executions 1000000 --seed 1          # container, header, groups, range coder: no network
-    python tests/system/fuzz.py --guided --executions 1000000          # the same by coverage; needs `pip install atheris`
-    python tests/system/fuzz.py --surface av1 --executions 100000      # AV1 data through the base's decoder
-    python tests/system/fuzz.py --surface decode --executions 5000     # verify, decode and preview, with both bases
+    python tests/system/fuzz.py --executions 1000000 --seed 1  # container, header, groups, range coder: no network
+    python tests/system/fuzz.py --guided --executions 1000000  # the same by coverage; needs `pip install atheris`
+    python tests/system/fuzz.py --surface av1 --executions 100000  # AV1 data through the base's decoder
+    python tests/system/fuzz.py --surface decode --executions 5000  # verify, decode and preview, with both bases
 
 Whatever is in the file: nothing but an SdvError is raised, no input takes more than two seconds or more memory than
 its surface's limit, and nothing but the input (and, where something is written, its own folder) is opened, nothing

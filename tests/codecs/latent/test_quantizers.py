@@ -307,7 +307,7 @@ def rewritten(path: Path, to: Path, **changes) -> Path:
 
 
 def refused(path: Path, *words: str) -> None:
-    """Every way to read the file raises a FormatError with these words; `sdvideo verify` prints one line and exits 3."""
+    """Every way to read the file raises a FormatError with these words; `sdvideo verify` prints a line and exits 3."""
     for read in (list, lambda video: video[0], lambda video: list(video.check())):
         with pytest.raises(FormatError) as caught, sdvideo.open(path, device="cpu") as video:
             read(video)

@@ -336,8 +336,8 @@ def expected_motion(
 
     known: int64 [h * w + 1, 2], earlier lattices filled in. last: int64 [h * w, 2], the field of the previous frame.
     Expected, int64 [n, 2]: for each component the mean of the middle two of the four neighbours, rounded down; in the
-    first pass the previous vector. Deviations, int64 [n, 5, 2]: of the four neighbours and of the previous vector; zeros in the first
-    pass.
+    first pass the previous vector. Deviations, int64 [n, 5, 2]: of the four neighbours and of the previous vector;
+    zeros in the first pass.
     """
     if stage == 0:
         expected = last[positions]
