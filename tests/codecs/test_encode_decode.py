@@ -226,11 +226,11 @@ def test_a_frame_without_a_delta_is_its_prediction(clips: Clips, model):
     motion = np.zeros_like(symbols.motion)
     motion[:, 1:3, 1:4] = [[[5]], [[-3]]]
     blank = blank_symbols(model, clip.height, clip.width)
-    end = SymbolEncoder()
+    stream = SymbolEncoder()
     plan = FramePlan(motion, blank.coded, blank.latent.astype(np.float32))
-    code_frame(end, model.coder, symbols, False, 120, plan)
+    code_frame(stream, model.coder, symbols, False, 120, plan)
 
-    frame, symbols = decode_next(decoder, CodedFrame(1, 1, PREDICTED, 120, end.finish()))
+    frame, symbols = decode_next(decoder, CodedFrame(1, 1, PREDICTED, 120, stream.finish()))
     assert np.array_equal(symbols.motion, motion) and not symbols.coded.any()
     expected = model.picture(model.predict(reference, motion), clip.height, clip.width)
     assert same(frame.picture, expected) and not same(frame.picture, before.picture)
@@ -336,7 +336,7 @@ def test_frame_data_of_another_frame_is_damage_or_a_picture(encoded: Encoder, mo
 
 
 class Echo:
-    """A decoder's end of the symbol stream that writes again what it reads."""
+    """A SymbolStream that decodes frame data and encodes the same integers again."""
 
     def __init__(self, data: bytes):
         self._reader, self._writer = SymbolReader(data), SymbolWriter()
@@ -380,6 +380,6 @@ def test_golden_integers_code_to_the_same_bytes(golden: Path, model):
     for group in groups:
         before = blank_symbols(model, info.height, info.width)
         for frame in group.frames:
-            end = Echo(frame.data)
-            before = code_frame(end, model.coder, before, frame.kind == KEY, frame.step)
-            assert end.finish() == frame.data
+            stream = Echo(frame.data)
+            before = code_frame(stream, model.coder, before, frame.kind == KEY, frame.step)
+            assert stream.finish() == frame.data

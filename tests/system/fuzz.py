@@ -107,9 +107,9 @@ def plain_file(seed: int = 0, count: int = 6, keyint: int = 3) -> bytes:
             motion = np.zeros_like(before.motion) if key else rng.integers(-9, 9, before.motion.shape).astype(np.int16)
             coded = np.ones((3, 4), bool) if key else rng.random((3, 4)) < 0.5
             units = rng.laplace(0, 6, before.latent.shape).astype(np.float32)
-            end = SymbolEncoder()
-            before = code_frame(end, model.coder, before, key, 40, FramePlan(motion, coded, units))
-            frames.append(CodedFrame(number, 1, KEY if key else PREDICTED, 40 + number, end.finish()))
+            stream = SymbolEncoder()
+            before = code_frame(stream, model.coder, before, key, 40, FramePlan(motion, coded, units))
+            frames.append(CodedFrame(number, 1, KEY if key else PREDICTED, 40 + number, stream.finish()))
         writer.write_group(Group(first, tuple(frames)))
         writer.write_track(1, rng.bytes(20))
     writer.finish()

@@ -58,12 +58,12 @@ def round_trip(units: np.ndarray, before: FrameSymbols, key: bool, coded: np.nda
     """Code a frame, decode it and compare. Returns its symbols and how many bytes it took."""
     coder = AdaptiveCoder(units.shape[2])
     coded = np.ones(units.shape[:2], bool) if coded is None else coded
-    end = SymbolEncoder()
-    symbols = code_frame(end, coder, before, key, STEP, FramePlan(before.motion, coded, units))
-    data = end.finish()
-    taker = SymbolDecoder(data)
-    again = code_frame(taker, coder, before, key, STEP, None)
-    taker.finish()
+    stream = SymbolEncoder()
+    symbols = code_frame(stream, coder, before, key, STEP, FramePlan(before.motion, coded, units))
+    data = stream.finish()
+    decoder = SymbolDecoder(data)
+    again = code_frame(decoder, coder, before, key, STEP, None)
+    decoder.finish()
     for name in ("motion", "coded", "latent"):
         assert np.array_equal(getattr(again, name), getattr(symbols, name)), name
     assert symbols.latent.dtype == np.int32
@@ -140,10 +140,10 @@ def test_the_map_is_predicted_from_the_previous_map():
 
 def test_damaged_data_raises_or_decodes_to_other_symbols():
     units = 8 * smooth((9, 11, 4), 1)
-    end = SymbolEncoder()
+    stream = SymbolEncoder()
     plan = FramePlan(blank(9, 11, 4).motion, np.ones((9, 11), bool), units)
-    code_frame(end, AdaptiveCoder(4), blank(9, 11, 4), True, STEP, plan)
-    data = bytearray(end.finish())
+    code_frame(stream, AdaptiveCoder(4), blank(9, 11, 4), True, STEP, plan)
+    data = bytearray(stream.finish())
     random = np.random.default_rng(0)
     for _ in range(40):
         broken = bytearray(data)
@@ -278,11 +278,11 @@ def test_encoder_and_decoder_hold_the_same_references(model):
         coded = np.ones(units.shape[:2], bool) if key else worth_coding(units)
         if time == 2:
             coded[:] = False
-        end = SymbolEncoder()
-        symbols = code_frame(end, coder, before, key, STEP, FramePlan(motion, coded, units))
+        stream = SymbolEncoder()
+        symbols = code_frame(stream, coder, before, key, STEP, FramePlan(motion, coded, units))
         there = model.synthesise(prediction, dequantize(symbols.latent, step), symbols.coded, step)
 
-        taken = code_frame(SymbolDecoder(end.finish()), coder, here, key, STEP, None)
+        taken = code_frame(SymbolDecoder(stream.finish()), coder, here, key, STEP, None)
         prediction = model.blank(height, width) if key else model.predict(shown, taken.motion)
         shown = model.synthesise(prediction, dequantize(taken.latent, step), taken.coded, step)
         assert np.array_equal(shown.values, there.values)
