@@ -159,7 +159,7 @@ def test_report_of_any_video_for_people_and_pipes(clips):
 def test_videos_that_cannot_be_compared(clips, coded, tmp_path):
     out = tmp_path / "r.json"
     line = error("report", clips["vfr"].path, coded, "--json", out, code=1)
-    assert "is 128x72" in line and "96x64: only like can be compared with like" in line
+    assert "is 128x72" in line and "96x64: give --align to compare them nevertheless" in line
     assert "late.mp4 has 29.97 fps" in error("report", clips["late"].path, coded, "--json", out, code=1)
     assert "cannot both go to -" in error("report", coded, coded, "--json", "-", "--csv", "-", code=2)
     assert list(tmp_path.iterdir()) == []
@@ -279,12 +279,12 @@ def test_outputs_that_exist(clips, coded, tmp_path):
     run("encode", source, "-o", target, "-y")
     assert target.read_bytes()[1:4] == b"SDV"
     done = target.read_bytes()
-    assert b"left out" in run("encode", source, "-o", target, "--resume").stderr
+    assert b"its output exists" in run("encode", source, "-o", target, "--resume").stderr
     assert target.read_bytes() == done
     video = tmp_path / "there.mp4"
     video.write_bytes(b"precious")
     assert "exists" in error("decode", coded, "-o", video, code=4)
-    assert b"left out" in run("decode", coded, "-o", video, "-n").stderr
+    assert b"its output exists" in run("decode", coded, "-o", video, "-n").stderr
     assert video.read_bytes() == b"precious"
 
 
@@ -329,7 +329,7 @@ def test_a_size_that_is_missed_is_told(clips, tmp_path):
 def test_settings_that_mean_nothing_are_refused_from_python_too(clips, coded, tmp_path):
     with pytest.raises(sdvideo.SettingError, match=r"keyint is 2\.5"):
         sdvideo.encode(clips["cfr"].path, tmp_path / "a.sdv", keyint=2.5)
-    with pytest.raises(sdvideo.SettingError, match=r"crf is of H\.264"):
+    with pytest.raises(sdvideo.SettingError, match=r"crf is a setting of H\.264"):
         sdvideo.decode(coded, tmp_path / "a.y4m", crf=20)
     assert list(tmp_path.iterdir()) == []
 
