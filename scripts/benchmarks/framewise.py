@@ -25,6 +25,7 @@ from journal import number, row_of, say
 from material import Material, write_material
 from sdvideo.frames import Colour, Picture
 from sdvideo.media.colour import to_rgb
+from sdvideo.motion.optical_flow import sample
 
 KEYINT = 48
 CLOSE = 0.01  # of the bits aimed at
@@ -86,7 +87,7 @@ def strip(contest: Contest, titles: list[str], first: int) -> np.ndarray:
         rows.append(np.hstack([_bgr(picture) for picture in shown]))
         new = [np.full_like(originals[0].y, 128)]
         for before, after, motion in zip(errors, errors[1:], motions[1:]):
-            fresh = after - cv2.remap(before, motion.x, motion.y, cv2.INTER_LINEAR)
+            fresh = after - sample(before, motion.positions)
             new.append(np.clip(128 + _GAIN * fresh * motion.visible, 0, 255).astype(np.uint8))
         rows.append(np.hstack([cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR) for grey in new]))
     return np.vstack(rows)

@@ -67,15 +67,12 @@ def test_threads_may_share_an_engine(openvino_engine) -> None:
     assert all(map(np.array_equal, alone, together))
 
 
-def test_decoding_and_reporting_import_no_torch(openvino_engine, clips: Clips, tmp_path: Path) -> None:
+def test_decoding_and_reporting_work_without_torch(openvino_engine, clips: Clips, tmp_path: Path) -> None:
     clip, path = clips["cfr"].path, tmp_path / "a.sdv"
     sdvideo.encode(clip, path, preset="fast")
     script = (
         "import sys, sdvideo\n"
-        "class NoTorch:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name in ('torch', 'diffusers', 'constriction', 'huggingface_hub'): raise ImportError(name)\n"
-        "sys.meta_path.insert(0, NoTorch())\n"
+        "sys.modules.update(dict.fromkeys(('torch', 'diffusers', 'constriction', 'huggingface_hub')))\n"
         f"sdvideo.decode({str(path)!r}, {str(tmp_path / 'a.mp4')!r}, device='cpu')\n"
         f"sdvideo.report({str(clip)!r}, {str(path)!r}, device='cpu')\n"
         f"assert not sdvideo.verify({str(path)!r}, device='cpu')\n"
