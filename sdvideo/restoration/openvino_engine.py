@@ -8,7 +8,6 @@ picture, without waiting for each other after every layer.
 
 from __future__ import annotations
 
-import os
 import threading
 from functools import lru_cache
 from itertools import pairwise
@@ -19,6 +18,8 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as op
 from safetensors.numpy import load_file
+
+from sdvideo.runtime.device import usable_cores
 
 from .engine import BLOCKS, CHANNELS
 from .patches import SAMPLES, WARP_ERRORS
@@ -33,7 +34,7 @@ class OpenvinoEngine:
 
     def __init__(self, path: Path, threads: int | None = None):
         self._weights = {name: value.astype(np.float32) for name, value in load_file(path).items()}
-        self._threads = threads or _cores()
+        self._threads = threads or usable_cores()
         self._core = ov.Core()
         self._compiled = lru_cache(maxsize=_SIZES)(self._compile)
         self._lock = threading.Lock()  # compiling the same graph twice at the same time would only cost memory
@@ -117,10 +118,6 @@ def _depthwise(x: Any, weight: np.ndarray, bias: np.ndarray) -> Any:
     """A 3x3 convolution of each channel by itself. weight: [C, 1, 3, 3]."""
     found = op.group_convolution(x, op.constant(weight[:, None]), [1, 1], [1, 1], [1, 1], [1, 1])
     return op.add(found, op.constant(bias.reshape(1, -1, 1, 1)))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _strip_height(rows: int, threads: int) -> int:

@@ -7,7 +7,6 @@ is 255 everywhere. Flow is estimated from what the decoder has, so it costs no b
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -17,7 +16,7 @@ from sdvideo.frames import Picture, extend_edges, grey
 from sdvideo.media.scaling import scaled
 from sdvideo.motion.optical_flow import HalfSizeFlow, half_size, warp_along
 
-from .engine import NO_HISTORY, conditioning, load_engine
+from .engine import NO_HISTORY, Engine, conditioning
 from .patches import patches_to_picture, picture_to_patches, space_to_depth
 
 _MIN_SIDE = 64  # pixels; optical flow needs half of that
@@ -74,10 +73,10 @@ class FrameRestorer:
 
 
 class Restorer:
-    """The network with its weights. path: safetensors; device: "auto", "cpu" or "cuda"."""
+    """The network with its weights, run by an engine."""
 
-    def __init__(self, path: Path, device: str = "auto"):
-        self._engine = load_engine(path, device)
+    def __init__(self, engine: Engine):
+        self._engine = engine
 
     def restore(
         self, upscaled: Picture, warped: Picture, warp_error: np.ndarray, setting: tuple[float, float]

@@ -1,4 +1,4 @@
-"""Which device networks run on, and what it can do."""
+"""Which device networks run on, what it can do, and how many CPU cores there are."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def choose_device(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError("device cuda was asked for, but torch sees no CUDA device")
     return device
+
+
+def usable_cores() -> int:
+    """How many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def needs_torch(device: str) -> bool:

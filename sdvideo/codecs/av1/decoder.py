@@ -1,6 +1,6 @@
 """Decodes base "av1": container -> AV1 -> upscale -> restore.
 
-^ flow of the base, warp of the previous restored picture
+Restoration also sees the previous restored picture, warped along the optical flow of the base pictures.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ needs of the one before, the end of its last picture and the bits that are left,
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -20,6 +19,7 @@ from sdvideo.frames import Frame, Picture, StreamInfo
 from sdvideo.media.scaling import scaled
 from sdvideo.motion.scene_cuts import split_into_groups
 from sdvideo.restoration.loading import restorer_id
+from sdvideo.runtime.device import usable_cores
 from sdvideo.runtime.executor import map_ahead
 from sdvideo.runtime.malloc import trim_heap
 from sdvideo.settings import EncodeSettings, ProgressCallback
@@ -208,5 +208,4 @@ def _picture_bytes(info: StreamInfo) -> int:
 
 def _groups_ahead(info: StreamInfo, keyint: int) -> int:
     """How many groups to prepare while one is coded: together one for each core, as far as their pictures fit."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, min(max(1, cores - 1), _AHEAD_BYTES // (keyint * _picture_bytes(info)) - 1))
+    return max(0, min(max(1, usable_cores() - 1), _AHEAD_BYTES // (keyint * _picture_bytes(info)) - 1))

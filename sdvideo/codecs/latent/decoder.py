@@ -1,6 +1,6 @@
 """Decodes base "none": container -> entropy decoding -> dequantize -> synthesise -> upscale.
 
-^ predict: motion, warp of the decoded reference
+Synthesis adds the decoded delta to a prediction: the previous reference, warped along the motion vectors.
 """
 
 from __future__ import annotations

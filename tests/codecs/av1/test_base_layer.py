@@ -33,7 +33,7 @@ from sdvideo.media.scaling import scaled
 from sdvideo.media.source import open_source
 from sdvideo.metrics.fidelity import psnr, structural_similarity
 from sdvideo.motion.scene_cuts import split_into_groups
-from sdvideo.restoration import restorer, torch_engine
+from sdvideo.restoration import torch_engine
 
 SAMPLE = Path(__file__).parents[3] / "samples" / "walk.mp4"
 
@@ -168,7 +168,6 @@ def test_pictures_hardly_depend_on_the_library_for_convolutions(walk):
 
 
 def test_large_pictures_are_restored_in_strips_that_do_not_show(walk, monkeypatch):
-    monkeypatch.setattr(restorer, "load_engine", torch_engine.TorchEngine)  # others have tests of their own
     with sdvideo.open(walk, device="cpu") as video:
         whole = [frame.picture for frame in islice(video, 3)]
     monkeypatch.setattr(torch_engine, "_MAX_SQUARES", 1500)
