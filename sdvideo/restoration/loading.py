@@ -3,7 +3,7 @@
     PyTorch      where it is installed, on the CPU or on CUDA
     OpenVINO     elsewhere, on the CPU: an installation of 0.6 GB instead of 1.5 GB decodes
 
-The two never run in one process: with both loaded, a process has crashed, and the cause is not known.
+Their pictures may differ by one or two levels; nothing that is coded depends on them.
 """
 
 from __future__ import annotations

@@ -35,7 +35,6 @@ class OpenvinoEngine:
     def __init__(self, path: Path, threads: int | None = None):
         self._weights = {name: value.astype(np.float32) for name, value in load_file(path).items()}
         self._threads = threads or usable_cores()
-        self._core = ov.Core()
         self._compiled = lru_cache(maxsize=_SIZES)(self._compile)
         self._lock = threading.Lock()  # compiling the same graph twice at the same time would only cost memory
 
@@ -71,14 +70,25 @@ class OpenvinoEngine:
         options = {
             "NUM_STREAMS": self._threads,  # a stream runs one strip on one thread
             "INFERENCE_NUM_THREADS": self._threads,
-            "INFERENCE_PRECISION_HINT": "bf16" if "BF16" in self._capabilities() else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if "BF16" in _capabilities() else "f32",
         }
-        return self._core.compile_model(_graph(self._weights, rows, columns), "CPU", options)
+        return _core().compile_model(_graph(self._weights, rows, columns), "CPU", options)
 
-    def _capabilities(self) -> list[str]:
-        """What the CPU computes in hardware; elsewhere float32 is faster than bfloat16."""
-        found: list[str] = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        return found
+
+@lru_cache(maxsize=1)
+def _core() -> Any:
+    """The one Core of the process, never freed.
+
+    Loading its CPU plugin gives the thread an alternate signal stack of the plugin's, and freeing it in another thread
+    unmaps that memory: the next signal then overwrites other data or kills the process.
+    """
+    return ov.Core()
+
+
+def _capabilities() -> list[str]:
+    """What the CPU computes in hardware; elsewhere float32 is faster than bfloat16."""
+    found: list[str] = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return found
 
 
 def _graph(weights: dict[str, np.ndarray], rows: int, columns: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -65,6 +66,28 @@ def test_threads_may_share_an_engine(openvino_engine) -> None:
     with ThreadPoolExecutor(4) as threads:
         together = list(threads.map(lambda picture: engine.restore(*picture, setting), pictures))
     assert all(map(np.array_equal, alone, together))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs signals of POSIX")
+def test_signals_arrive_after_an_engine_was_freed_in_another_thread(openvino_engine) -> None:
+    script = (
+        "import gc, signal, sys, threading\n"
+        "import numpy as np\n"
+        "from sdvideo.restoration.engine import conditioning\n"
+        "from sdvideo.restoration.openvino_engine import OpenvinoEngine\n"
+        "from sdvideo.weights import RESTORATION\n"
+        "holder = [OpenvinoEngine(RESTORATION)]\n"
+        "squares = np.zeros((16, 16, 24), np.uint8)\n"
+        "holder[0].restore(squares, squares, squares[..., :4].copy(), conditioning(45, 0.5))\n"
+        "thread = threading.Thread(target=lambda: (holder.clear(), gc.collect()))\n"
+        "thread.start(), thread.join()\n"
+        "came = threading.Event()\n"
+        "signal.signal(signal.SIGALRM, lambda *_: came.set())\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.01)\n"
+        "sys.exit(not came.wait(10))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_decoding_and_reporting_work_without_torch(openvino_engine, clips: Clips, tmp_path: Path) -> None:

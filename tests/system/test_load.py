@@ -57,6 +57,6 @@ def test_one_output_is_written_by_one_call(tmp_path):
     said = [process.communicate(timeout=300)[1].decode() for process in together]
     codes = [process.returncode for process in together]
     assert 0 in codes and set(codes) <= {0, 1, 4}
-    assert all("another call is writing it" in line for line, code in zip(said, codes) if code == 1)
+    assert all("another process is writing it" in line for line, code in zip(said, codes) if code == 1)
     assert target.read_bytes() == (tmp_path / "alone.sdv").read_bytes()
     assert names(tmp_path) == ["a.sdv", "alone.sdv", "clip.mp4"]
