@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .version import __version__
+
 if TYPE_CHECKING:  # what type checkers and editors see; at run time see __getattr__
     from sdvideo.reporting.report import report
 
@@ -32,8 +34,6 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time see __getat
     from .reader import VideoReader
     from .reader import VideoReader as open
     from .settings import EncodeSettings
-
-__version__ = "0.1.0"
 
 # The module of each public name. It is imported when the name is first used: torch takes seconds to import, and --help
 # needs none of it.

@@ -23,10 +23,10 @@ from sdvideo.media.source import open_source
 from sdvideo.runtime.output_files import check_output, placed, whole_file
 from sdvideo.runtime.prefetch import prefetch
 
-from . import __version__
 from .errors import SettingError
 from .frames import StreamInfo
 from .settings import EncodeSettings, ProgressCallback, bit_budget
+from .version import __version__
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

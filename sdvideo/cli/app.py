@@ -14,7 +14,6 @@ from typing import Annotated
 
 import typer
 
-from sdvideo import __version__
 from sdvideo.codecs.registry import codec_for_settings, names
 from sdvideo.errors import SettingError
 from sdvideo.media.formats import PICTURE_SUFFIXES, SDV_SUFFIXES, VIDEO_SUFFIXES
@@ -30,6 +29,7 @@ from sdvideo.settings import (
     EncodeSettings,
     parse_amount,
 )
+from sdvideo.version import __version__
 
 from .console import Progress, clock, counted, print_json, print_result, set_log_level
 from .errors import reported_errors

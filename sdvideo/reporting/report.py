@@ -41,13 +41,13 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from sdvideo import __version__
 from sdvideo.errors import SettingError
 from sdvideo.metrics import MEASURES, Measure, new_meters
 from sdvideo.motion.source_motion import SourceMotion, source_motion
 from sdvideo.runtime.output_files import check_output, standard_output, whole_file
 from sdvideo.runtime.prefetch import prefetch
 from sdvideo.settings import ProgressCallback
+from sdvideo.version import __version__
 
 from .html import Pair, write_page
 from .pairing import ComparedVideo, SizedFrame, open_video, pair_frames
