@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
 
 import av
 import numpy as np
@@ -11,8 +10,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from sdvideo.frames import Colour, Picture
 
-if TYPE_CHECKING:
-    from av.sidedata.sidedata import SideDataContainer
+from .side_data import SideDataReader
 
 # Bicubic chroma in both directions, and rounding that is the same on every CPU.
 _SCALING = (
@@ -241,10 +239,10 @@ class Orientation:
 
 def read_orientation(frame: av.VideoFrame) -> Orientation:
     """The frame's display matrix (x' = a x + c y, y' = b x + d y), as the nearest of the eight orientations."""
-    side_data = cast("SideDataContainer", frame.side_data)  # which PyAV types as a dictionary
-    if "DISPLAYMATRIX" not in (data.type.name for data in side_data):
+    matrix = SideDataReader("DISPLAYMATRIX").read(frame)
+    if matrix is None:
         return Orientation()
-    a, b, _, c, d = np.frombuffer(bytes(side_data["DISPLAYMATRIX"]), np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
     if abs(c) + abs(b) > abs(a) + abs(d):
         return Orientation(True, c < 0, b < 0)
     return Orientation(False, a < 0, d < 0)
