@@ -88,7 +88,13 @@ def sample(plane: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return cv2.remap(plane, positions, _ONE_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def warp_along(plane: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Bicubic samples of a plane, uint8 [H, W], each at its own position + flow, float32 [H, W, 2] (x, y)."""
-    how = cv2.INTER_CUBIC | cv2.WARP_RELATIVE_MAP
-    return cv2.remap(plane, flow, _ONE_MAP, how, borderMode=cv2.BORDER_REPLICATE)
+def warp_along(plane: np.ndarray, flow: np.ndarray, place: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """Bicubic samples of a plane, uint8 [H, W], each at its own position + flow, float32 [h, w, 2] (x, y).
+
+    place: the position (x, y) in the plane of the first of them.
+    """
+    if place == (0, 0) and flow.shape[:2] == plane.shape:
+        how = cv2.INTER_CUBIC | cv2.WARP_RELATIVE_MAP
+        return cv2.remap(plane, flow, _ONE_MAP, how, borderMode=cv2.BORDER_REPLICATE)
+    positions = flow + sample_grid(*flow.shape[:2]) + np.array(place, np.float32)
+    return cv2.remap(plane, positions, _ONE_MAP, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)

@@ -1,7 +1,7 @@
 """The restoration network that comes with the package: its identity, which files name, and the engine that runs it.
 
-    PyTorch      where it is installed, on the CPU or on CUDA
-    OpenVINO     elsewhere, on the CPU: an installation of 0.6 GB instead of 1.5 GB decodes
+    OpenVINO     on the CPU, where it is installed (the extra "fast"): imports no torch, so decoding starts sooner
+    PyTorch      elsewhere, and on CUDA
 
 Their pictures may differ by one or two levels; nothing that is coded depends on them.
 """
@@ -9,6 +9,8 @@ Their pictures may differ by one or two levels; nothing that is coded depends on
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,14 +44,23 @@ def load_restorer(*, device: str = "auto", expected: ModelId | None = None) -> R
 def _load_engine(path: Path, device: str) -> Engine:
     """The engine for a device, "auto", "cpu" or "cuda". path: weights, safetensors.
 
-    Raises ModelError if neither engine is installed, or the device is not there.
+    Raises ModelError if neither engine is installed or can run, or the device is not there.
     """
+    inherited = _inherits_openvino()
+    if find_spec("openvino") and not needs_torch(device) and not inherited:
+        from .openvino_engine import OpenvinoEngine
+
+        return OpenvinoEngine(path)
     if find_spec("torch"):
         from .torch_engine import TorchEngine
 
         return TorchEngine(path, choose_device(device))
-    if needs_torch(device) or not find_spec("openvino"):
-        raise ModelError("restoring pictures needs PyTorch, or on the CPU OpenVINO (pip install openvino)")
-    from .openvino_engine import OpenvinoEngine
+    if inherited:
+        raise ModelError("OpenVINO cannot run in a forked process: start it by spawn, or install PyTorch")
+    raise ModelError('restoring pictures needs OpenVINO (pip install "sdvideo[fast]") or PyTorch')
 
-    return OpenvinoEngine(path)
+
+def _inherits_openvino() -> bool:
+    """Whether this process was forked from one that uses OpenVINO, and so lacks the threads that it waits for."""
+    engine = sys.modules.get(f"{__package__}.openvino_engine")
+    return engine is not None and os.getpid() != engine.PROCESS

@@ -21,6 +21,9 @@ import os, signal, sys
 import numpy as np
 import sdvideo
 
+def alike(a, b):  # OpenVINO gives way to PyTorch in forked processes, and the two round differently
+    return np.abs(a.astype(int) - b).max() <= 2
+
 with sdvideo.open(sys.argv[1], device="cpu") as video:
     frames = iter(video)
     first = [next(frames) for _ in range(3)]  # leaves threads that prefetch
@@ -30,7 +33,7 @@ with sdvideo.open(sys.argv[1], device="cpu") as video:
         signal.alarm(60)
         again = [video[number].picture.y for number in (0, 1, 2, 6)]
         expected = [frame.picture.y for frame in (*first, second)]
-        same = all(map(np.array_equal, again, expected)) and len(list(video)) == len(video)
+        same = all(map(alike, again, expected)) and len(list(video)) == len(video)
         os._exit(0 if same else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert np.array_equal(video[6].picture.y, second.picture.y)  # the parent's file position is its own
@@ -82,4 +85,5 @@ def test_a_data_loader_with_workers(clips: Clips, tmp_path: Path) -> None:
     loader = DataLoader(frames, batch_size=None, num_workers=2, multiprocessing_context=context, timeout=60)
     found = [np.asarray(luma) for luma in loader]
     assert len(found) == clips["cfr"].frames
-    assert all(np.array_equal(luma, frames[number]) for number, luma in enumerate(found))
+    # OpenVINO gives way to PyTorch in forked processes, and the two round differently.
+    assert all(np.abs(luma.astype(int) - frames[number]).max() <= 2 for number, luma in enumerate(found))
