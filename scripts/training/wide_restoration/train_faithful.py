@@ -36,9 +36,10 @@ MEASURES = ("psnr_y", "ms_ssim", "mcf")
 Table = dict[str, dict[str, dict[str, float]]]
 
 
-def shipped_network() -> RestorationNetwork:
+def shipped_network(path: Path = RESTORATION) -> RestorationNetwork:
+    """A network of the shipped shape, with the weights of a file."""
     network = RestorationNetwork()
-    network.load_state_dict({k: v.float() for k, v in safetensors.torch.load_file(RESTORATION).items()})
+    network.load_state_dict({k: v.float() for k, v in safetensors.torch.load_file(path).items()})
     return network
 
 

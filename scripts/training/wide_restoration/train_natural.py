@@ -10,6 +10,9 @@ as train_restore.py does. The loss of a chain is
     + 0.1 (- D)                                           a discriminator of patches
     + 8 excess + 0.15 octaves                             against regular patterns, see patterns.py
 
+With --hold-back the terms of looks count less, and fidelity more, the less a base tells: by up to that share at half
+size and CRF 60. With --plain the network has the shipped shape.
+
 The discriminator sees a frame, the frame before it warped along the motion of the source, and the enlarged base, so
 that detail that crawls is told from the source as well as detail that looks wrong. LPIPS (AlexNet) and the periodicity
 of patterns.py are in no loss: they judge.
@@ -48,6 +51,7 @@ JUDGED_SETTINGS = {(40, 1.0), (55, 1.0), (55, 2 / 3), (55, 1 / 2)}  # crf and sc
 FEATURE_CROP, JUDGED_CROP = 128, 256  # VGG takes longer than all the rest
 MEASURES = ("psnr_y", "ms_ssim", "mcf", "lpips_alex", "dists", "high", "life")
 MEASURES += ("periodic", "periodic_source", "woven", "excess")
+LEAST = (40, 60), (0.0, 1.0)  # CRF, and -log2 of the scale, from where a base tells less to where it tells least
 Painted = list[tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -125,11 +129,12 @@ class Loss:
         t = 0 if self.rng.random() < FIRST else int(self.rng.integers(1, len(painted)))
         terms = {"faithful": self._faithful(painted, chain)}
         shown, source = rgb(*painted[t]), rgb(chain.y[:, t], chain.uv[:, t])
-        terms["squeeze"] = self.weights.features * SQUEEZE * self.looks("squeeze", shown, source).mean()
+        heed = self._heed(chain)
+        terms["squeeze"] = self.weights.features * SQUEEZE * (heed * self.looks("squeeze", shown, source)).mean()
         name = ("vgg", "dists")[int(self.rng.integers(2))]
         top, left = (int(self.rng.integers(side - FEATURE_CROP + 1)) for side in shown.shape[2:])
         part = np.s_[:, :, top : top + FEATURE_CROP, left : left + FEATURE_CROP]
-        terms[name] = self.weights.features * FEATURES * self.looks(name, shown[part], source[part]).mean()
+        terms[name] = self.weights.features * FEATURES * (heed * self.looks(name, shown[part], source[part])).mean()
         y, before = painted[t][0], painted[t - 1][0] if t else None
         pattern = excess(y - chain.up_y[:, t], chain.y[:, t] - chain.up_y[:, t])
         terms["excess"] = self.weights.excess * pattern
@@ -137,9 +142,15 @@ class Loss:
         if heard:
             with self.looks.light:
                 score = self.discriminator(y, chain.up_y[:, t], moved(y, before, chain, t))
-            terms["adversary"] = -self.weights.adversary * score.float().mean()
+            terms["adversary"] = -self.weights.adversary * (heed * score.float().mean((1, 2, 3))).mean()
         self._now = chain, t, y.detach(), before if before is None else before.detach()
         return sum(terms.values()), {name: float(value.detach()) for name, value in terms.items()}
+
+    def _heed(self, chain: faithful.Chain) -> torch.Tensor:
+        """How much the looks of each picture count, [B], 0..1."""
+        crf, smaller = 45 + 12 * chain.setting[:, 0], chain.setting[:, 1]
+        coarse, small = (((v - a) / (b - a)).clamp(0, 1) for v, (a, b) in zip((crf, smaller), LEAST))
+        return 1 - self.weights.hold_back * coarse * small
 
     def _faithful(self, painted: Painted, chain: faithful.Chain) -> torch.Tensor:
         errors = [(y - chain.y[:, t]) / 255 for t, (y, _) in enumerate(painted)]
@@ -149,7 +160,7 @@ class Loss:
         structure = 1 - self.similarity(y, source).view_as(squares)
         unsteady = [faithful.changes(errors[t], errors[t - 1], chain, t) for t in range(1, len(errors))]
         loss = faithful.FIDELITY * (squares + faithful.CHROMA * torch.stack(chroma, 1)).mean(1)
-        loss = self.weights.fidelity * (loss + faithful.STRUCTURE * structure.mean(1))
+        loss = self.weights.fidelity / self._heed(chain) * (loss + faithful.STRUCTURE * structure.mean(1))
         loss = loss + self.weights.steadiness * torch.stack(unsteady, 1).mean(1)
         lanczos = ((chain.up_y - chain.y) / 255).square().mean((1, 2, 3))
         return (loss * (lanczos / 1e-3).clamp(0.05, 20).rsqrt()).mean()
@@ -229,7 +240,8 @@ def means(table: dict[str, dict[str, list[float]]]) -> dict[str, list[float]]:
 def train(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     torch.set_num_threads(1)
-    network = widened(options.start).to(memory_format=torch.channels_last)
+    begin = shipped_network if options.plain else widened
+    network = begin(options.start).to(memory_format=torch.channels_last)
     looks = Looks()
     rng = np.random.default_rng(options.seed)
     loss_of = Loss(looks, rng, options)
@@ -250,7 +262,7 @@ def train(options: argparse.Namespace) -> None:
 
     if not run.steps and not options.unjudged:
         look("shipped", shipped_network(), JUDGED_FRAMES)
-        look("start", widened(options.start), JUDGED_FRAMES)
+        look("start", begin(options.start), JUDGED_FRAMES)
     run.restart_clock()
     averaged = copy.deepcopy(network)
     next_log, next_save, next_look, found = run.spent + LOG_EVERY, run.spent + SAVE_EVERY, run.spent + 5.0, []
@@ -294,6 +306,8 @@ def main() -> None:
     parser.add_argument("--adversary", type=float, default=ADVERSARY)
     parser.add_argument("--excess", type=float, default=EXCESS)
     parser.add_argument("--octaves", type=float, default=OCTAVES)
+    parser.add_argument("--hold-back", type=float, default=0.0, help="share of the terms of looks, 0 to below 1")
+    parser.add_argument("--plain", action="store_true", help="the shipped shape")
     parser.add_argument("--judge-every", type=float, default=9.0, help="minutes")
     parser.add_argument("--unjudged", action="store_true", help="leave out judging at the start")
     parser.add_argument("--seed", type=int, default=1)
