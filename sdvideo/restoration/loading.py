@@ -42,25 +42,32 @@ def load_restorer(*, device: str = "auto", expected: ModelId | None = None) -> R
 
 
 def _load_engine(path: Path, device: str) -> Engine:
-    """The engine for a device, "auto", "cpu" or "cuda". path: weights, safetensors.
-
-    Raises ModelError if neither engine is installed or can run, or the device is not there.
-    """
-    inherited = _inherits_openvino()
-    if find_spec("openvino") and not needs_torch(device) and not inherited:
+    """The engine for a device, "auto", "cpu" or "cuda". path: weights, safetensors. Raises ModelError."""
+    if runs_openvino(device):
         from .openvino_engine import OpenvinoEngine
 
         return OpenvinoEngine(path)
-    if find_spec("torch"):
-        from .torch_engine import TorchEngine
+    from .torch_engine import TorchEngine
 
-        return TorchEngine(path, choose_device(device))
+    return TorchEngine(path, choose_device(device))
+
+
+def runs_openvino(device: str) -> bool:
+    """Whether networks run in OpenVINO on a device, "auto", "cpu" or "cuda"; else they run in PyTorch.
+
+    Raises ModelError if neither engine is installed or can run.
+    """
+    inherited = _inherits_openvino()
+    if find_spec("openvino") and not needs_torch(device) and not inherited:
+        return True
+    if find_spec("torch"):
+        return False
     if inherited:
         raise ModelError("OpenVINO cannot run in a forked process: start it by spawn, or install PyTorch")
-    raise ModelError('restoring pictures needs OpenVINO (pip install "sdvideo[fast]") or PyTorch')
+    raise ModelError('running networks needs OpenVINO (pip install "sdvideo[fast]") or PyTorch')
 
 
 def _inherits_openvino() -> bool:
     """Whether this process was forked from one that uses OpenVINO, and so lacks the threads that it waits for."""
-    engine = sys.modules.get(f"{__package__}.openvino_engine")
-    return engine is not None and os.getpid() != engine.PROCESS
+    graph = sys.modules.get(f"{__package__}.openvino_graph")
+    return graph is not None and os.getpid() != graph.PROCESS

@@ -105,6 +105,7 @@ def test_decoding_and_reporting_work_without_torch(openvino_engine, clips: Clips
         f"sdvideo.report({str(clip)!r}, {str(path)!r}, device='cpu')\n"
         f"assert not sdvideo.verify({str(path)!r}, device='cpu')\n"
         f"sdvideo.encode({str(clip)!r}, {str(tmp_path / 'b.sdv')!r}, preset='fast', device='cpu')\n"
+        f"sdvideo.encode({str(clip)!r}, {str(tmp_path / 'c.sdv')!r}, device='cpu')\n"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ)
     assert ran.returncode == 0, ran.stderr

@@ -130,7 +130,9 @@ class Encoder:
             split_into_groups(frames, self._keyint),
             _groups_ahead(self._info, self._keyint) if self._settings.workers is None else self._settings.workers,
             executor,
-            meanwhile=partial(_prefilter, self._settings.preset, self._settings.device),  # torch takes seconds
+            meanwhile=partial(
+                _prefilter, self._settings.preset, self._settings.device
+            ),  # it may import torch, which takes seconds
         )
         for group, scale in prepared:
             job = GroupJob(group, self._settings, rate, scale, previous)
@@ -170,7 +172,7 @@ def _prefilter(preset: str, device: str) -> Filter | None:
         return None
     from sdvideo.weights import PREFILTER
 
-    from .prefilter import Prefilter  # imports torch, which takes seconds
+    from .prefilter import Prefilter
 
     return Prefilter(PREFILTER, device)
 

@@ -13,60 +13,40 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
-import torch
-from torch import nn
 
 from sdvideo.container.header import SCALES
 from sdvideo.frames import Picture, extend_edges
 from sdvideo.restoration.engine import conditioning
-from sdvideo.restoration.network import ResidualBlock, dct_basis, load_network
+from sdvideo.restoration.loading import runs_openvino
 from sdvideo.restoration.patches import add_rounded, depth_to_space, space_to_depth
 from sdvideo.runtime.device import choose_device
 
 SQUARE = 4
-_SAMPLES = SQUARE**2
+SAMPLES = SQUARE**2
 # The network may change at most this share of the usual squared error. In natural pictures it changes a twentieth at
 # most; on rendered text, which was not in its training set, a third, and makes it worse.
 _MAX_SHARE = 0.1
 _COARSE = 54  # the CRF from which on it gains at two thirds; at full size it always does, at half size never
-_CHANNELS = 48
-_BLOCKS = 3
+CHANNELS, BLOCKS = 48, 3  # of the network
 
 
-class PrefilterNetwork(nn.Module):
-    """(luma, conditioning) -> the change, as patches [B, 16, H/4, W/4] of the 4x4 squares of a plane.
+class PrefilterEngine(Protocol):
+    """Runs the network on planes cut into squares, see `restoration/patches.py`."""
 
-    luma: uint8 or float32, 0..255. The change is float32, not rounded. setting: float32 [B, 2], see conditioning.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.enter = nn.Conv2d(_SAMPLES, _CHANNELS, 1)
-        self.setting = nn.Sequential(nn.Linear(2, 32), nn.SiLU(), nn.Linear(32, _CHANNELS))
-        self.blocks = nn.Sequential(*(ResidualBlock(_CHANNELS) for _ in range(_BLOCKS)))
-        self.leave = nn.Conv2d(_CHANNELS, _SAMPLES, 1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
-        with torch.no_grad():
-            self.enter.weight[:_SAMPLES, :, 0, 0] = dct_basis(SQUARE)
-            for block in self.blocks:
-                block.look.weight[:, :, 1, 1] += 1
-
-    def forward(self, luma: torch.Tensor, setting: torch.Tensor) -> torch.Tensor:
-        dtype = self.enter.weight.dtype
-        x = self.enter((luma.to(dtype) - 128) * (1 / 64)) + self.setting(setting.to(dtype))[:, :, None, None]
-        return self.leave(self.blocks(x)).float() * 8
+    def change(self, luma: np.ndarray, setting: tuple[float, float]) -> np.ndarray:
+        """luma: uint8 [h, w, 16]; setting: see conditioning. Returns the change, float32 [h, w, 16], not rounded."""
+        ...
 
 
 class Prefilter:
     """The network with its weights. path: safetensors; device: "auto", "cpu" or "cuda"."""
 
     def __init__(self, path: Path, device: str = "auto"):
-        self._device = choose_device(device)
-        self._network = load_network(PrefilterNetwork(), path, self._device)
+        self._engine = _load_engine(path, device)
 
     def __call__(self, pictures: Sequence[Picture], crf: float, scale: Fraction) -> list[Picture]:
         """The pictures of a group as the AV1 encoder gets them: unchanged where the network does not gain.
@@ -79,15 +59,22 @@ class Prefilter:
         changed = [cv2.norm(a.y, b.y, cv2.NORM_L2SQR) / a.y.size for a, b in zip(pictures, filtered, strict=True)]
         return filtered if sum(changed) / len(changed) <= _MAX_SHARE * usual_error(crf) else list(pictures)
 
-    @torch.inference_mode()
     def _filter(self, picture: Picture, crf: float, scale: Fraction) -> Picture:
-        setting = torch.tensor([conditioning(crf, scale)], device=self._device)
         luma = extend_edges(picture.y, *(-(-side // SQUARE) * SQUARE for side in picture.y.shape))
         patches = space_to_depth(luma, SQUARE, SQUARE)
-        change = self._network(torch.from_numpy(patches).to(self._device).permute(2, 0, 1)[None], setting)
-        filtered = add_rounded(patches, change[0].permute(1, 2, 0).cpu().numpy())
+        filtered = add_rounded(patches, self._engine.change(patches, conditioning(crf, float(scale))))
         y = depth_to_space(filtered, SQUARE, SQUARE)[: picture.height, : picture.width]
         return replace(picture, y=np.ascontiguousarray(y))
+
+
+def _load_engine(path: Path, device: str) -> PrefilterEngine:
+    if runs_openvino(device):
+        from .prefilter_openvino import OpenvinoPrefilter
+
+        return OpenvinoPrefilter(path)
+    from .prefilter_network import TorchPrefilter
+
+    return TorchPrefilter(path, choose_device(device))
 
 
 def usual_error(crf: float) -> float:
