@@ -256,10 +256,15 @@ def to_rgb(picture: Picture, colour: Colour) -> np.ndarray:
 
     A matrix that is unspecified or unsupported is taken for BT.709 from 720 lines on, and BT.601 below.
     """
-    matrix = _SWS_MATRIX.get(colour.matrix) or _SWS_MATRIX[usual_matrix(picture.height)]
-    code_range = _span(colour.full_range)
-    frame = _reformat(to_frame(picture, colour), "rgb24", matrix, matrix, code_range, ColorRange.JPEG)
-    return _plane(frame, 0, picture.height, picture.width * 3).reshape(picture.height, picture.width, 3).copy()
+    return frame_to_rgb(to_frame(picture, colour))
+
+
+def frame_to_rgb(frame: av.VideoFrame) -> np.ndarray:
+    """The same for a frame of any pixel format, by its own tags."""
+    matrix = _SWS_MATRIX.get(frame.colorspace) or _SWS_MATRIX[usual_matrix(frame.height)]
+    code_range = ColorRange.JPEG if _is_rgb(frame) else _span(_is_full_range(frame))
+    rgb = _reformat(frame, "rgb24", matrix, matrix, code_range, ColorRange.JPEG)
+    return _plane(rgb, 0, rgb.height, rgb.width * 3).reshape(rgb.height, rgb.width, 3).copy()
 
 
 def from_rgb(rgb: np.ndarray, colour: Colour) -> Picture:

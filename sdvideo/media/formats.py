@@ -29,7 +29,7 @@ VIDEO_SUFFIXES = frozenset(VIDEO_OUTPUTS) | frozenset(
     )
 )  # fmt: skip
 PICTURE_SUFFIXES = frozenset(PICTURE_OUTPUTS) | frozenset(
-    (".apng", ".avif", ".bmp", ".gif", ".j2k", ".jp2", ".tif", ".tiff")
+    (".apng", ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jp2", ".tif", ".tiff")
 )
 SDV_SUFFIXES = frozenset([".sdv"])
 

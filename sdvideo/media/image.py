@@ -16,20 +16,22 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from sdvideo.container.header import MAX_AREA, MAX_PROFILE, MAX_SIDE
 from sdvideo.errors import SdvError, SourceError
 from sdvideo.frames import Colour, Frame, Picture, StreamInfo
 
 from .colour import from_rgb, to_rgb, usual_matrix
+from .heif import HeifFile, NotUnderstood, is_heif
+from .heif_decoder import decode_heif, left_out, pillow_reads
 
 log = logging.getLogger("sdvideo")
 
@@ -75,7 +77,7 @@ class PictureSource:
         self._started = self._warned = False
         with _translated(self._name), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about damage and size; both are reported or refused here
-            self._image = Image.open(path, formats=_FORMATS)
+            self._image = _open(path)
             try:
                 self._read()
             except BaseException:
@@ -102,7 +104,7 @@ class PictureSource:
             height=self._first.height,
             time_base=Fraction(1, clock) if ends else _STILL_TIME_BASE,
             rate=Fraction(len(ends) / ends[-1]).limit_denominator(1_000_000) if ends else None,
-            colour=Colour(False, usual_matrix(self._first.height)) if ends else _STILL,
+            colour=Colour(False, usual_matrix(self._first.height)) if ends else image.info.get("colour", _STILL),
             icc=icc,
         )
 
@@ -222,6 +224,43 @@ def _check_size(size: tuple[int, int]) -> None:
         raise SourceError(f"has {width}x{height} pixels; {_TOO_LARGE}")
 
 
+# --- opening ------------------------------------------------------------------------------------------------
+
+
+def _open(path: str | os.PathLike[str]) -> Image.Image:
+    """The picture or animation, for Pillow to load, or decoded already."""
+    with open(path, "rb") as file:
+        if is_heif(file.read(12)):
+            return _open_heif(path, file)
+    return Image.open(path, formats=_FORMATS)
+
+
+def _open_heif(path: str | os.PathLike[str], file: BinaryIO) -> Image.Image:
+    """By Pillow if it shows the picture as it is meant; else by FFmpeg, else by pi-heif, if that is installed."""
+    try:
+        heif = HeifFile(file)
+        _check_size(heif.size)
+        image = _avif(path) if pillow_reads(heif) else None
+        image = decode_heif(heif) if image is None else image
+    except NotUnderstood as error:
+        try:
+            import pi_heif
+        except ImportError:
+            raise NotUnderstood(f'{error}; try again after pip install "sdvideo[heif]"') from error
+        image = pi_heif.open_heif(path).to_pillow()
+        image.info.pop("exif", None)  # it is turned upright already
+        return image
+    if others := left_out(heif):
+        log.warning("left out, an .sdv cannot hold them: %s; keep the original for them", ", ".join(others))
+    return image
+
+
+def _avif(path: str | os.PathLike[str]) -> Image.Image | None:
+    with suppress(UnidentifiedImageError):  # some that break a rule of the format can be decoded all the same
+        return Image.open(path, formats=_FORMATS)
+    return None
+
+
 # --- pictures of all kinds ----------------------------------------------------------------------------------
 
 
@@ -235,12 +274,14 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _losses(image: ImageFile.ImageFile) -> list[str]:
+def _losses(image: Image.Image) -> list[str]:
     """What this picture, which is not loaded yet, loses as 8-bit RGB: lines for the log, often none."""
     if image.mode in ("I", "F"):
         raise SourceError("has samples of 32 bits, whose white level is not known; convert it first")
     lines = []
-    if ";16" in f"{image.mode} {image.tile}":  # Pillow gives 8 bits; only its description of how to read them tells
+    if (
+        ";16" in f"{image.mode} {getattr(image, 'tile', '')}"
+    ):  # Pillow gives 8 bits; only its description of how to read them tells
         lines.append("16-bit input is converted to 8 bit")
     if image.mode == "CMYK" and "icc_profile" not in image.info:
         lines.append("CMYK without an ICC profile: its colours are a guess")

@@ -24,6 +24,7 @@ from sdvideo.errors import SourceError
 from sdvideo.frames import Chapter, Frame, StreamInfo
 
 from . import colour
+from .heif import is_heif
 from .tracks import Packet, TrackWriter, reason, side_streams, ticks, time_base
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ _PRIMING = Fraction(1, 10)
 _MAX_RATE = 1000
 
 
-# The first bytes of PNG, GIF, WebP, BMP, AVIF and JPEG 2000; and of JPEG and TIFF, which other formats share.
+# The first bytes of PNG, GIF, WebP, BMP, AVIF sequences and JPEG 2000; and of JPEG and TIFF, which other formats share.
 _PICTURES = re.compile(
-    rb"\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|....ftypavif"
+    rb"\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|....ftypavis"
     rb"|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
     re.DOTALL,
 )
@@ -80,10 +81,11 @@ def _is_picture(path: str | os.PathLike[str]) -> bool:
         return suffix not in (".mjpg", ".mjpeg")  # a video of consecutive JPEGs
     if head.startswith(_TIFF):
         return suffix in (".tif", ".tiff")  # raw files of cameras are TIFFs with a small picture in front
-    return bool(_PICTURES.match(head))
+    return bool(_PICTURES.match(head)) or is_heif(head)
 
 
-_STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
+# Streams that are no video: cover art, thumbnails, and what is only a part of another stream, such as a tile.
+_STILLS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
 
 
 class Source:
