@@ -84,8 +84,8 @@ def _is_picture(path: str | os.PathLike[str]) -> bool:
     return bool(_PICTURES.match(head)) or is_heif(head)
 
 
-# Streams that are no video: cover art, thumbnails, and what is only a part of another stream, such as a tile.
-_STILLS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
+_STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
+_PART = Disposition.dependent  # no video of its own, such as a tile of a picture
 
 
 class Source:
@@ -232,7 +232,7 @@ class Source:
         return f"not a video{self._unless_late}"
 
     def _choose_video(self) -> av.VideoStream:
-        videos = [stream for stream in self._container.streams.video if not stream.disposition & _STILLS]
+        videos = [stream for stream in self._container.streams.video if not stream.disposition & (_STILLS | _PART)]
         if not videos:
             raise SourceError(f"{self._name}: has no video stream")
         video = next((v for v in videos if v.disposition & Disposition.default), videos[0])
@@ -251,13 +251,14 @@ class Source:
         streams = self._container.streams
         chaptered = bool(self._container.chapters())
         covers = ["cover art" for stream in streams.video if stream.disposition & _STILLS]
+        parts = ["video stream that is part of another" for stream in streams.video if stream.disposition & _PART]
         files = [f"attached file {stream.metadata.get('filename', '')}".strip() for stream in streams.attachments]
         data = [
             f"data stream {stream.name or 'of an unknown kind'}"
             for stream in streams.data
             if "timecode" not in stream.metadata and not (chaptered and stream.name == "bin_data")
         ]
-        return covers + files + data
+        return covers + parts + files + data
 
     def _find_begin(self) -> Fraction:
         """When the first picture or sound is due, in seconds: players count from there, and MP4 cannot start below 0.
