@@ -58,12 +58,16 @@ def runs_openvino(device: str) -> bool:
     Raises ModelError if neither engine is installed or can run.
     """
     inherited = _inherits_openvino()
-    if find_spec("openvino") and not needs_torch(device) and not inherited:
+    if find_spec("torch") and (needs_torch(device) or inherited or _has_limited_instructions()):
+        return False
+    if find_spec("openvino") and device != "cuda" and not inherited:
         return True
     if find_spec("torch"):
         return False
     if inherited:
         raise ModelError("OpenVINO cannot run in a forked process: start it by spawn, or install PyTorch")
+    if device == "cuda":
+        raise ModelError("device cuda needs PyTorch (pip install torch)")
     raise ModelError('running networks needs OpenVINO (pip install "sdvideo[fast]") or PyTorch')
 
 
@@ -71,3 +75,9 @@ def _inherits_openvino() -> bool:
     """Whether this process was forked from one that uses OpenVINO, and so lacks the threads that it waits for."""
     graph = sys.modules.get(f"{__package__}.openvino_graph")
     return graph is not None and os.getpid() != graph.PROCESS
+
+
+def _has_limited_instructions() -> bool:
+    """Whether oneDNN is told to use fewer instructions than the processor has: OpenVINO, whose oneDNN obeys and
+    whose other parts do not, has crashed then."""
+    return any(f"{name}_MAX_CPU_ISA" in os.environ for name in ("ONEDNN", "DNNL"))
