@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from sdvideo.codecs.registry import codec_for_settings
 from sdvideo.container.header import Header
 from sdvideo.container.resumable import ResumableFile
 from sdvideo.media.formats import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from sdvideo.media.losses import refuse_losses
 from sdvideo.media.source import open_source
 from sdvideo.runtime.output_files import check_output, placed, whole_file
 from sdvideo.runtime.prefetch import prefetch
@@ -57,6 +59,7 @@ def encode(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    strict: bool = False,
     progress: ProgressCallback = lambda done, total, size, rate: None,
     executor: Executor | None = None,
     **settings: Unpack[EncodeOptions],
@@ -65,6 +68,7 @@ def encode(
 
     source: a path, or "-" for standard input. destination: by default, and in a folder, the source's name with .sdv.
     settings: the fields of EncodeSettings. resume: go on from what an interrupted call left beside the destination.
+    strict: refuse a source of which something would be lost or mended, where else a warning says so.
     progress: see settings.py; called after every frame, with an AV1 base now and then. executor: runs the work on
     groups, such as a ProcessPoolExecutor; threads and SVT-AV1 processes of this machine if None. The file is the same.
     Raises the errors of errors.py.
@@ -73,7 +77,8 @@ def encode(
     chosen = EncodeSettings(**settings)  # type: ignore[arg-type]  # it makes a str of a path
     codec = codec_for_settings(chosen)
     path = _destination(destination, source, overwrite)
-    with open_source(source) as video, whole_file(path, keep_interrupted=True) as part:
+    careful = refuse_losses(os.fspath(source)) if strict else nullcontext()
+    with careful, open_source(source) as video, whole_file(path, keep_interrupted=True) as part:
         total = video.count_frames()
         encoder = codec.encoder(video.info, chosen, total)
         header = _header(video.info, video.track_forms, codec.name, encoder.fields, chosen)

@@ -173,6 +173,12 @@ def encode(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted call of the same command stopped.")
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="Refuse an input of which something would be lost or mended, instead of a warning."
+        ),
+    ] = False,
     yes: Yes = False,
     no: No = False,
     json: Json = False,
@@ -199,7 +205,9 @@ def encode(
     def work(source: str, progress: Progress) -> Done:
         from sdvideo import encoder
 
-        result = encoder.encode(source, output, overwrite=yes, resume=resume, progress=progress, **asdict(settings))
+        result = encoder.encode(
+            source, output, overwrite=yes, resume=resume, strict=strict, progress=progress, **asdict(settings)
+        )
         done = f"{counted(result.frames, 'frame')}, {result.bytes:,} bytes in {clock(result.seconds)}"
         return f"{result.path}: {done}", asdict(result) | {"path": str(result.path)}
 

@@ -193,6 +193,13 @@ def _reformat(
     )
 
 
+def scaled(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
+    """The frame in another size, with its time and colour tags. Raises av.FFmpegError for unknown pixel formats."""
+    resized = frame.reformat(width, height, interpolation=_SCALING, threads=1)
+    resized.color_range, resized.colorspace = frame.color_range, frame.colorspace
+    return resized
+
+
 def means_the_same(one: Colour, other: Colour) -> bool:
     """Whether the same code values stand for the same colours, as far as range and matrix are known."""
     unknown = 2 in (one.matrix, other.matrix)

@@ -6,7 +6,6 @@ tags of its colours. EXIF data has no say in how a HEIF picture is turned.
 
 from __future__ import annotations
 
-import logging
 import re
 import struct
 from collections.abc import Iterator
@@ -23,8 +22,7 @@ from sdvideo.frames import Colour
 
 from . import colour
 from .heif import Grid, HeifFile, Item, NotUnderstood
-
-log = logging.getLogger("sdvideo")
+from .losses import lost
 
 # By type of item: FFmpeg's decoder, and the property that configures it.
 _CODECS = {
@@ -57,7 +55,7 @@ def decode_heif(heif: HeifFile) -> Image.Image:
     """
     frame = _frame(heif, heif.primary)
     for line in colour.losses(frame):
-        log.warning("%s", line)
+        lost("%s", line)
     image = _upright(frame, heif.primary)
     alpha = next((one for one in heif.auxiliaries(heif.primary) if one.auxiliary in _ALPHA), None)
     if alpha is not None:
@@ -239,7 +237,7 @@ def _clean_aperture(image: Image.Image, data: bytes) -> Image.Image:
         raise SourceError("its clean aperture is damaged") from error
     left, top, right, bottom = map(round, (x, y, x + width, y + height))
     if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
-        log.warning("its clean aperture lies outside the picture and is left out")
+        lost("its clean aperture lies outside the picture and is left out")
         return image
     return image.crop((left, top, right, bottom))
 

@@ -12,7 +12,6 @@ ordinary video: limited range, sRGB, with the time of each of its frames.
 from __future__ import annotations
 
 import io
-import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -32,8 +31,7 @@ from sdvideo.frames import Colour, Frame, Picture, StreamInfo
 from .colour import from_rgb, to_rgb, usual_matrix
 from .heif import HeifFile, NotUnderstood, is_heif
 from .heif_decoder import decode_heif, left_out, pillow_reads
-
-log = logging.getLogger("sdvideo")
+from .losses import lost
 
 # No other reader of Pillow is tried: some start other programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000")
@@ -91,7 +89,7 @@ class PictureSource:
         self._numbers = numbers
         image.seek(numbers[0])
         for line in _losses(image):
-            log.warning("%s", line)
+            lost("%s", line)
         profile = _sound_profile(image)
         icc = b"" if profile is None or ends else _profile_to_carry(image, profile)
         self._profile = None if icc else profile
@@ -144,7 +142,7 @@ class PictureSource:
         count = getattr(image, "n_frames", 1)
         if image.format not in _CLOCKS:
             if count > 1 and image.format != "MPO":  # its further pictures are views of the first, for other devices
-                log.warning("%d further pages are left out", count - 1)
+                lost("%d further pages are left out", count - 1)
             return range(1), []
         first = int(getattr(image, "default_image", False) and count > 1)  # a picture for viewers without animation
         numbers = range(first, count)
@@ -163,7 +161,7 @@ class PictureSource:
                 if number == numbers[0]:
                     raise
                 done = number - numbers[0]
-                log.warning("%s ends early, after %d of %d frames: %s", self._name, done, len(numbers), error)
+                lost("%s: ends early, after %d of %d frames: %s", self._name, done, len(numbers), error)
                 return
             seconds = Fraction(self._image.info.get("duration", 0) / 1000).limit_denominator(65535)
             yield seconds if seconds > _SHORTEST else _INSTEAD
@@ -177,7 +175,7 @@ class PictureSource:
             image, through = _over_white(image)
             if through and not self._warned:
                 self._warned = True
-                log.warning("transparent parts are put on white")
+                lost("transparent parts are put on white")
         if self._profile is not None:
             return _to_srgb(image, self._profile)
         return image.convert("RGB")
@@ -251,7 +249,7 @@ def _open_heif(path: str | os.PathLike[str], file: BinaryIO) -> Image.Image:
         image.info.pop("exif", None)  # it is turned upright already
         return image
     if others := left_out(heif):
-        log.warning("left out, an .sdv cannot hold them: %s; keep the original for them", ", ".join(others))
+        lost("left out, an .sdv cannot hold them: %s; keep the original for them", ", ".join(others))
     return image
 
 
@@ -269,7 +267,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception as error:  # a picture can be shown without valid EXIF data
-        log.warning("its EXIF data is damaged, so it is not turned: %s", error)
+        lost("its EXIF data is damaged, so it is not turned: %s", error)
         turn = None
     return image if turn is None else image.transpose(turn)
 
@@ -321,7 +319,7 @@ def _sound_profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
         srgb = space == "RGB " and np.abs(levels - _on_cube(_SRGB)).max() <= _SAME_LEVELS
         return None if srgb else profile
     except Exception as error:
-        log.warning("its ICC profile is left out: %s", error)
+        lost("its ICC profile is left out: %s", error)
         return None
 
 
@@ -338,7 +336,7 @@ def _profile_to_carry(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> 
     if profile.profile.xcolor_space != "RGB ":
         return b""
     if len(icc) > MAX_PROFILE:
-        log.warning("its ICC profile has %d bytes, too many: the colours become sRGB instead", len(icc))
+        lost("its ICC profile has %d bytes, too many: the colours become sRGB instead", len(icc))
         return b""
     return icc
 

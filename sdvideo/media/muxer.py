@@ -66,7 +66,7 @@ class MuxedSink(Sink[TimedFrame]):
             self._stream = self._add_video()
             self._outputs = [{stream.index: copy_stream(self._container, stream) for stream in group} for group in kept]
             for reader, group in zip(self._readers, kept, strict=True):
-                reader.start(group)
+                reader.start(group, ties=kind == "matroska")
             self._container.metadata.update(info.metadata if kind == "matroska" else _valid_timecode(info))
             self._container.set_chapters(_chapter_entries(info))
             self._container.start_encoding()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import sys
 import tempfile
-from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from fractions import Fraction
@@ -24,26 +22,31 @@ from sdvideo.errors import SourceError
 from sdvideo.frames import Chapter, Frame, StreamInfo
 
 from . import colour
+from .alike import AlikePictures
 from .heif import is_heif
+from .losses import lost
+from .timeline import ContinuousClock, DecodingTimes, PictureClock
 from .tracks import Packet, TrackWriter, reason, side_streams, ticks, time_base
 
 if TYPE_CHECKING:
     from .image import PictureSource
 
-log = logging.getLogger("sdvideo")
 
-# After this many undecodable packets in a row the rest is considered lost.
-_MAX_BAD_IN_A_ROW = 8
 # Seconds that may be missing at the end without a warning: not every container stores how long the last picture lasts.
 _MISSING_SECONDS = 0.5
-_JUMP = 1  # second; times that go back by more belong to another recording
 # Metadata that describes the file, not the video in it.
+_REORDERING = frozenset(("h264", "hevc", "vvc", "mpeg4", "mpeg2video", "mpeg1video", "vc1", "wmv3"))
+# Formats, by FFmpeg's names, whose clock may jump: transport and program streams.
+_JUMPING = frozenset(("mpegts", "mpeg"))
 _FILE_METADATA = frozenset(("major_brand", "minor_version", "compatible_brands", "encoder", "duration"))
 _MAX_METADATA_LENGTH = 4096
 # Seconds by which sound may begin before time zero: the priming samples of its encoder, which are not played.
 _PRIMING = Fraction(1, 10)
 # Pictures per second above which a container's rate is its clock rate.
 _MAX_RATE = 1000
+# Pictures per second above which a rate is checked against their times.
+_UNUSUAL_RATE = 120
+_SAME_RATE = 0.1  # by which part the two may differ
 
 
 # The first bytes of PNG, GIF, WebP, BMP, AVIF sequences and JPEG 2000; and of JPEG and TIFF, which other formats share.
@@ -104,18 +107,24 @@ class Source:
         self._resources = ExitStack()
         self._count: int | None = None
         self._copied = self._exhausted = self._started = False
+        self._told: set[str] = set()
+        self._pending: list[Packet] | None = []  # of other streams of a pipe, until the first picture is read
         self._container = self._resources.enter_context(self._open_container())
         try:
             self._video = self._choose_video()
             self._time_base = time_base(self._video)
+            self._sides = side_streams(self._container)
+            self._decoded = self._decode()
+            self._first = self._first_frame()
             self._begin = self._find_begin()
             folder = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="sdvideo-"))
-            self._writer = TrackWriter(side_streams(self._container), Path(folder), self._begin)
+            self._writer = TrackWriter(self._sides, Path(folder), self._begin)
             self._resources.callback(self._writer.close)
             if not self.seekable:
                 self._writer.open(self._container)
-            self._decoded = self._decode()
-            self._first = self._first_frame()
+                for packet in self._pending or ():
+                    self._writer.write(packet)
+                self._pending = None
             self._orientation = colour.read_orientation(self._first)
             self.info = self._describe()
         except av.FFmpegError as exc:
@@ -139,21 +148,15 @@ class Source:
         """The upright pictures in time order, their pts strictly increasing, in units of info.time_base; only once.
 
         Raises:
-            SourceError: the picture size changes, 8 packets in a row cannot be decoded, or this is the second call.
+            SourceError: a pixel format cannot be converted, or this is the second call.
         """
         if self._started:
             raise SourceError(f"{self._name}: the pictures can be read only once, open the source again")
         self._started = True
-        clock, end = _Clock(self.info, self._begin), 0
-        size = self._first.width, self._first.height
-        for index, frame in enumerate(chain((self._first,), self._decoded)):
-            if (frame.width, frame.height) != size:
-                raise SourceError(
-                    f"{self._name}: the picture size changes from {size[0]}x{size[1]} to "
-                    f"{frame.width}x{frame.height} at picture {index}; cut the video there first"
-                )
+        clock, alike, end = PictureClock(self.info, self._begin), AlikePictures(self._first), 0
+        for frame in chain((self._first,), self._decoded):
             try:
-                picture = self._orientation.apply(colour.to_picture(frame))
+                picture = self._orientation.apply(alike.picture(frame))
             except av.FFmpegError as exc:
                 raise SourceError(f"{self._name}: {frame.format.name} pictures: {reason(exc)}") from exc
             pts, duration = clock.pts(frame), frame.duration or 0
@@ -196,7 +199,7 @@ class Source:
         found: dict[int, tuple[int, bool]] = {}
         begin = ticks(self._begin, self._time_base)
         with self._open_container() as container:
-            for packet in self._packets(container, [self._video.index]):
+            for packet in self._packets(container, False):
                 if packet.size and (time := packet.dts if packet.pts is None else packet.pts) is not None:
                     size, key = found.get(time - begin, (0, False))
                     found[time - begin] = size + packet.size, key or packet.is_keyframe
@@ -239,10 +242,11 @@ class Source:
         if video.codec_context is None:
             raise SourceError(f"{self._name}: no decoder for its video stream")
         if len(videos) > 1:
-            log.warning("%d further video streams are left out: an .sdv holds one", len(videos) - 1)
+            lost("%d further video streams are left out: an .sdv holds one", len(videos) - 1)
         if others := self._unsupported():
-            log.warning("left out, an .sdv cannot hold them: %s; keep the original for them", ", ".join(others))
-        video.thread_type = "AUTO"
+            lost("left out, an .sdv cannot hold them: %s; keep the original for them", ", ".join(others))
+        # With a thread for each frame, an error at the end would take the pictures behind it along.
+        video.thread_type = "SLICE"
         video.codec_context.thread_count = 2
         return video
 
@@ -263,10 +267,14 @@ class Source:
     def _find_begin(self) -> Fraction:
         """When the first picture or sound is due, in seconds: players count from there, and MP4 cannot start below 0.
 
-        It is 0 if pictures begin at 0 or later, and sound before 0 only by its priming samples.
+        It is 0 if pictures begin at 0 or later, and sound before 0 only by its priming samples. The first picture may
+        come before the time at which its stream is said to start, if its packet has none.
         """
-        video = _start(self._video)
-        starts = [start for start in map(_start, (self._video, *self._container.streams.audio)) if start is not None]
+        shown = None if self._first.pts is None else self._first.pts * self._time_base
+        videos = [time for time in (_start(self._video), shown) if time is not None]
+        video = min(videos, default=None)
+        sounds = [start for start in map(_start, self._container.streams.audio) if start is not None]
+        starts = [*videos, *sounds]
         first = min(starts, default=Fraction(0))
         primed = -_PRIMING <= first <= 0 and (video is None or video >= 0)
         return Fraction(0) if primed else first
@@ -278,7 +286,7 @@ class Source:
         # WebM stores transparency in a second stream, which the decoder of the colours does not see.
         transparent = self._video.metadata.get("alpha_mode") == "1"
         for line in colour.losses(frame, transparent):
-            log.warning("%s", line)
+            lost("%s", line)
         return frame
 
     def _describe(self) -> StreamInfo:
@@ -302,7 +310,7 @@ class Source:
             height=height,
             time_base=self._time_base,
             rate=self._rate(),
-            frames=(self._video.frames or None) if self.seekable else None,
+            frames=self._stored_frames(),
             sar=sar,
             colour=colour.read_colour(self._first),
             rotation=self._first.rotation,
@@ -317,37 +325,83 @@ class Source:
 
     def _rate(self) -> Fraction | None:
         rate = self._video.average_rate or self._video.guessed_rate or None
-        if rate and rate > _MAX_RATE and self._first.duration:
+        if rate is None or rate <= _UNUSUAL_RATE:
+            return rate
+        if self.seekable and (found := self._measured_rate()) is not None:
+            return rate if abs(found / rate - 1) < _SAME_RATE else found
+        if rate >= _MAX_RATE and self._first.duration:
             return 1 / (self._first.duration * self._time_base)
         return rate
+
+    def _measured_rate(self) -> Fraction | None:
+        """Pictures per second by their times."""
+        times = sorted(self.packets())
+        if len(times) < 2:
+            return None
+        return Fraction((len(times) - 1) / ((times[-1] - times[0]) * self._time_base)).limit_denominator(1001)
+
+    def _stored_frames(self) -> int | None:
+        """The number of pictures by the file's index; None if it is not known, or some of them are hidden."""
+        count, rate = self._video.frames, self._video.average_rate
+        if not self.seekable or not count:
+            return None
+        shown = self._video.duration * self._time_base * rate if self._video.duration and rate else count
+        return None if count > shown + 1 else count
 
     # --- reading --------------------------------------------------------------------------------------------
 
     def _decode(self) -> Iterator[av.VideoFrame]:
-        """Decoded frames; of a pipe the packets of the other streams are copied meanwhile."""
-        copied = [] if self.seekable else self._writer.stream_indices
-        bad = bad_in_a_row = concealed = 0
-        due = _Due() if self._untimed() else None
-        for packet in self._packets(self._container, [self._video.index, *copied]):
-            if packet.stream.index != self._video.index:  # the packet that ends the stream has no stream_index
-                self._writer.write(packet)
+        """Decoded frames in the order of showing; of a pipe the packets of the other streams are copied meanwhile.
+
+        Where packets cannot be decoded, as after a hole in the file, the picture before stays on.
+        """
+        bad = concealed = sent = shown = 0
+        times = self._times()
+        # Whatever ends the packets, the last call makes the decoder give what it still holds.
+        for packet in chain(self._packets(self._container, not self.seekable), (None,)):
+            if packet is not None and packet.stream.index != self._video.index:
+                self._write(packet)
                 continue
-            if due is not None:
-                due.expect(packet)
+            if packet is not None:
+                packet = packet if times is None else times.expect(packet)
+                sent += packet.size > 0 and not packet.is_discard
             try:
                 frames = self._video.decode(packet)
             except av.EOFError:
                 continue
-            except av.FFmpegError as exc:
-                bad, bad_in_a_row = bad + 1, bad_in_a_row + 1
-                if bad_in_a_row == _MAX_BAD_IN_A_ROW:
-                    raise SourceError(f"{self._name}: {bad} damaged pictures in a row: {reason(exc)}") from exc
+            except av.FFmpegError:
+                bad += 1
+                if times is not None and packet is not None:
+                    times.forget(packet)
                 continue
-            bad_in_a_row = 0
+            shown += len(frames)
             concealed += sum(frame.is_corrupt for frame in frames)
-            yield from frames if due is None else map(due.timed, frames)
+            yield from frames if times is None else map(times.timed, frames)
         if bad or concealed:
-            log.warning("damaged pictures: %d left out, %d concealed by the decoder", bad, concealed)
+            lost(
+                "damaged pictures: %d left out, where the picture before stays, %d concealed by the decoder",
+                max(bad, sent - shown) if bad else 0,
+                concealed,
+            )
+
+    def _times(self) -> DecodingTimes | None:
+        """What derives the times of pictures from those of packets, for codecs that change their order."""
+        context = self._video.codec_context
+        if context.name not in _REORDERING:
+            return None
+        # AVI stores no times but the order of coding, and FFmpeg's guess fails for these.
+        reads_dts = self._container.format.name == "avi" and context.name in ("h264", "hevc")
+        return DecodingTimes(context.has_b_frames, reads_dts)
+
+    def _end_early(self, exc: Exception) -> None:
+        """Say once that the file could not be read up to its end."""
+        broken = isinstance(exc, av.InvalidDataError | av.BlockingIOError | av.EOFError)
+        self._tell(f"{self._name}: ends early: {'it is cut short or damaged' if broken else reason(exc)}")
+
+    def _tell(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            lost("%s", line)
 
     def _warn_if_short(self, end: int) -> None:
         """end: pts where the last picture ends. A cut-off file is read without error, but its index promises more."""
@@ -355,11 +409,7 @@ class Source:
             promised = (self._video.start_time or 0) + self._video.duration - ticks(self._begin, self._time_base)
             found, whole = (float(time * self._time_base) for time in (end, promised))
             if whole - found > _MISSING_SECONDS:
-                log.warning("%s: the pictures end at %.1f of %.1f s, the rest is missing", self._name, found, whole)
-
-    def _untimed(self) -> bool:
-        """Whether times must be derived: AVI stores only the coding order, and FFmpeg's guess fails for these."""
-        return self._container.format.name == "avi" and self._video.codec_context.name in ("h264", "hevc")
+                lost("%s: the pictures end at %.1f of %.1f s, the rest is missing", self._name, found, whole)
 
     def _read_packets(self) -> None:
         """Copy the tracks and count the pictures in a separate pass without decoding; only once."""
@@ -369,7 +419,7 @@ class Source:
         count = 0
         with self._open_container() as container:
             self._writer.open(container)
-            for packet in self._packets(container, [self._video.index, *self._writer.stream_indices]):
+            for packet in self._packets(container, True):
                 if packet.stream.index != self._video.index:
                     self._writer.write(packet)
                 elif packet.size and not packet.is_discard:
@@ -377,64 +427,34 @@ class Source:
         self._writer.close()
         self._count = count
 
-    def _packets(self, container: InputContainer, indices: list[int]) -> Iterator[Packet]:
+    def _write(self, packet: Packet) -> None:
+        """Copy a packet of a pipe as soon as it is known when the video begins."""
+        if self._pending is None:
+            self._writer.write(packet)
+        else:
+            self._pending.append(packet)
+
+    def _packets(self, container: InputContainer, sides: bool) -> Iterator[Packet]:
+        """The packets of the video and, if wanted, of the streams beside it, in the order of the file.
+
+        A clock that jumps can be followed only if all are read, so that all passes find the same jumps.
+        """
+        clock = ContinuousClock() if container.format.name in _JUMPING else None
+        wanted = [self._video.index, *(stream.index for stream in self._sides if sides or clock is not None)]
         try:
-            yield from container.demux(*(container.streams[index] for index in indices))
+            for packet in container.demux(*(container.streams[index] for index in wanted)):
+                if clock is not None and packet.size:
+                    clock.move(packet)
+                if sides or packet.stream.index == self._video.index:
+                    yield packet
         except (av.FFmpegError, OSError) as exc:
-            log.warning("%s ends early: %s", self._name, reason(exc))
+            self._end_early(exc)
+        if clock is not None and clock.jumps:
+            self._tell(
+                f"the clock jumps {clock.jumps} time{'s' if clock.jumps > 1 else ''}, as in joined recordings: their "
+                "parts follow each other without a gap"
+            )
 
 
 def _start(stream: Stream) -> Fraction | None:
     return None if stream.start_time is None else stream.start_time * time_base(stream)
-
-
-class _Due:
-    """Derives the times of pictures from those of their packets, with the delay that the first picture has."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[int] = deque()
-        self._delay: int | None = None
-
-    def expect(self, packet: Packet) -> None:
-        if packet.size and packet.dts is not None:
-            self._waiting.append(packet.dts)
-
-    def timed(self, frame: av.VideoFrame) -> av.VideoFrame:
-        if self._waiting:
-            decoded = self._waiting.popleft()
-            if self._delay is None:
-                self._delay = 0 if frame.pts is None else frame.pts - decoded
-            frame.pts = decoded + self._delay
-        return frame
-
-
-class _Clock:
-    """Gives every picture a later presentation time than the previous one. begin: the time that becomes 0, seconds."""
-
-    def __init__(self, info: StreamInfo, begin: Fraction) -> None:
-        rate = info.rate or Fraction(25)
-        self._begin, self._time_base = ticks(begin, info.time_base), info.time_base
-        self._step = max(1, round(1 / rate / info.time_base))
-        self._last: int | None = None
-        self._warned: set[str] = set()
-
-    def pts(self, frame: av.VideoFrame) -> int:
-        """frame.pts, else dts, else one average frame after the previous picture. Ties move by one tick."""
-        pts = frame.pts if frame.pts is not None else frame.dts
-        if pts is not None:
-            pts -= self._begin
-        else:
-            self._warn("pictures without a time are spaced by the average frame rate")
-            pts = 0 if self._last is None else self._last + self._step
-        if self._last is not None and (self._last - pts) * self._time_base > _JUMP:
-            self._warn("times jump back, as in joined files: what follows is squeezed together; remux the file first")
-        if self._last is not None and pts <= self._last:
-            self._warn("pictures whose times do not increase are moved by one tick")
-            pts = self._last + 1
-        self._last = pts
-        return pts
-
-    def _warn(self, line: str) -> None:
-        if line not in self._warned:
-            self._warned.add(line)
-            log.warning("%s", line)

@@ -8,7 +8,6 @@ Matroska, which alone keeps where the last packet of an Opus stream is cut off.
 from __future__ import annotations
 
 import io
-import logging
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from av.subtitles.stream import SubtitleStream
 from sdvideo.errors import SinkError
 from sdvideo.frames import Track
 
-log = logging.getLogger("sdvideo")
+from .losses import lost
 
 SideStream: TypeAlias = av.AudioStream | SubtitleStream  # what can be copied beside the video
 Packet: TypeAlias = "av.Packet[Any]"
@@ -123,7 +122,7 @@ class TrackWriter:
             if home is None:
                 other = "AAC or FLAC" if stream.type == "audio" else "SubRip or ASS"
                 line = "%s is left out: it cannot be copied into MP4 or Matroska; convert it to %s first"
-                log.warning(line, describe(stream), other)
+                lost(line, describe(stream), other)
             else:
                 by_format[home].append(stream)
         self._begin = begin
@@ -135,6 +134,7 @@ class TrackWriter:
             for index, stream in enumerate(members)
         )
         self._outputs: dict[int, SideStream] = {}
+        self._ties = {stream.index: name == "matroska" for name, members in self._homes for stream in members}
         self._containers: list[OutputContainer] = []
         self._order = _Order()
         self._lost: dict[int, int] = {}
@@ -164,13 +164,13 @@ class TrackWriter:
 
     def write(self, packet: Packet) -> None:
         """Copy one packet; a packet that the muxer refuses is left out and counted. Raises SinkError."""
-        if not packet.size:
-            return
         index = packet.stream_index
+        if not packet.size or index not in self._outputs:
+            return
         begin = ticks(self._begin, packet.time_base)
         packet.pts, packet.dts = (None if time is None else time - begin for time in (packet.pts, packet.dts))
         if packet.stream.type == "audio":
-            self._order.repair(packet)
+            self._order.repair(packet, ties=self._ties[index])
         elif packet.pts is not None and packet.pts < 0 and packet.duration:
             packet.duration = packet.duration + packet.pts
             if packet.duration <= 0:
@@ -189,7 +189,7 @@ class TrackWriter:
                 self._containers.pop().close()
         for index, count in self._lost.items():
             line = "%s: %d of its packets, damaged or out of order, are left out"
-            log.warning(line, describe(self._outputs[index]), count)
+            lost(line, describe(self._outputs[index]), count)
         self._lost.clear()
 
     @contextmanager
@@ -219,10 +219,11 @@ class TrackReader:
         self.streams = side_streams(self.container)
         self._packets: Iterator[Packet] = iter(())
         self._next: Packet | None = None
-        self._order = _Order()
+        self._order, self._ties = _Order(), False
 
-    def start(self, streams: Sequence[SideStream]) -> None:
-        """Choose the streams to read; called once."""
+    def start(self, streams: Sequence[SideStream], *, ties: bool) -> None:
+        """Choose the streams to read; called once. ties: whether sound packets may come with equal times."""
+        self._ties = ties
         self._packets = self.container.demux(*streams) if streams else iter(())
         self._advance()
 
@@ -240,27 +241,53 @@ class TrackReader:
     def _advance(self) -> None:
         self._next = next((packet for packet in self._packets if packet.size), None)
         if self._next is not None and self._next.stream.type == "audio":
-            self._order.repair(self._next)
+            self._order.repair(self._next, self._ties)
 
 
 class _Order:
-    """Repairs the times of sound packets: muxers require those of each stream to increase."""
+    """Repairs the times of sound packets: muxers require those of each stream to increase, or not to decrease."""
 
     def __init__(self) -> None:
         self._last: dict[int, int] = {}  # dts, by stream
 
-    def repair(self, packet: Packet) -> None:
+    def repair(self, packet: Packet, ties: bool) -> None:
+        """ties: whether packets may have the same time, as in Matroska, which counts milliseconds."""
         if packet.dts is None:
             return
-        last = self._last.get(packet.stream_index, packet.dts - 1)
+        if not ties:
+            _count_samples(packet)
+        last = self._last.get(packet.stream_index)
+        if last is None:
+            self._last[packet.stream_index] = packet.dts
+            return
         # AVI and Matroska may not store how long a packet lasts; MP4 would then end the track before the last one.
-        if not packet.duration and packet.stream_index in self._last:
+        if not packet.duration:
             packet.duration = max(0, packet.dts - last)
-        # Matroska counts milliseconds, so two packets may have the same time.
-        if 0 <= (last - packet.dts) * packet.time_base < _SAME_TIME:
-            packet.dts = last + 1
+        earliest = last if ties else last + _ticks_of_a_sample(packet)
+        if packet.dts < earliest and (last - packet.dts) * packet.time_base < _SAME_TIME:
+            packet.dts = earliest
             packet.pts = packet.dts if packet.pts is None else max(packet.pts, packet.dts)
         self._last[packet.stream_index] = packet.dts
+
+
+def _count_samples(packet: Packet) -> None:
+    """Give a packet a time base in which samples differ: packets may be shorter than a tick of their file."""
+    finer = Fraction(1, _sample_rate(packet))
+    if finer < packet.time_base:
+        times = packet.pts, packet.dts, packet.duration
+        pts, dts, duration = (None if time is None else ticks(time * packet.time_base, finer) for time in times)
+        packet.time_base = finer
+        packet.pts, packet.dts, packet.duration = pts, dts, duration or 0
+
+
+def _ticks_of_a_sample(packet: Packet) -> int:
+    """At least one."""
+    return math.ceil(1 / (_sample_rate(packet) * packet.time_base))
+
+
+def _sample_rate(packet: Packet) -> int:
+    assert isinstance(packet.stream, av.AudioStream)
+    return packet.stream.codec_context.sample_rate or 48000
 
 
 def readable(path: Path) -> bool:
@@ -287,7 +314,7 @@ def mend(path: Path, holes: Sequence[range], folder: Path) -> tuple[list[Path], 
                 return [], 0
             writer.open(reader.container)
             with closing(writer):
-                reader.start([stream for stream in reader.streams if stream.index in writer.stream_indices])
+                reader.start([one for one in reader.streams if one.index in writer.stream_indices], ties=True)
                 for packet in reader.until(None):
                     begin = packet.pos or 0
                     before = bisect_left(holes, begin + packet.size, key=lambda hole: hole.start)

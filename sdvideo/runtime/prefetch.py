@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -71,7 +72,7 @@ def _prefetch(items: Iterator[Item], ahead: int) -> Iterator[Iterator[Item]]:
                 return
             yield item
 
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=copy_context().run, args=(work,), daemon=True)
     _running[thread] = stop
     thread.start()
     try:

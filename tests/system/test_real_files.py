@@ -631,11 +631,3 @@ def test_subtitles_that_begin_before_the_video(inputs, tmp_path: Path, form: str
                 if packet.size > 2 and packet.duration
             ]
         assert np.allclose(found, expected, atol=0.002), found
-
-
-def test_joined_videos_get_a_warning(inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    ffmpeg(*pictures_of(seconds=2), *shlex.split(X264), tmp_path / "one.ts")
-    (tmp_path / "two.ts").write_bytes(2 * (tmp_path / "one.ts").read_bytes())
-    with open_source(tmp_path / "two.ts") as video:
-        assert len(list(video.frames())) == 100
-    assert "times jump back, as in joined files" in caplog.text

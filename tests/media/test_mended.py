@@ -1,0 +1,291 @@
+"""What is wrong with files is mended and named, and refused where nothing may be lost: damage, times, changes."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from conftest import synthesise
+
+import sdvideo
+from sdvideo.errors import SourceError
+from sdvideo.frames import Frame
+from sdvideo.media.source import Source, open_source
+
+X264 = ("-c:v", "libx264", "-preset", "veryfast", "-qp", "10", "-pix_fmt", "yuv420p")
+TONE = ("-f", "lavfi", "-i", "sine=f=440:r=48000:d=2")
+
+
+def ffmpeg(*arguments: object) -> None:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-y", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def pattern(seconds: float = 2, size: str = "96x64", rate: int = 10) -> tuple[str, ...]:
+    return "-f", "lavfi", "-i", f"testsrc2=s={size}:d={seconds}:r={rate}"
+
+
+def seconds_of(source: Source, frames: list[Frame]) -> list[float]:
+    return [float(frame.pts * source.info.time_base) for frame in frames]
+
+
+def read(path: Path) -> tuple[Source, list[Frame]]:
+    with open_source(path) as source:
+        return source, list(source.frames())
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture):
+    """What was logged so far, a line a message."""
+    caplog.set_level(logging.WARNING, "sdvideo")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+def refused(path: Path, folder: Path) -> str:
+    """The error of a strict encode, which leaves no file behind."""
+    with pytest.raises(SourceError, match="refused, as --strict asks") as info:
+        sdvideo.encode(path, folder / "strict.sdv", preset="fast", strict=True)
+    assert not list(folder.glob("*strict.sdv*"))
+    return str(info.value)
+
+
+# --- damage -------------------------------------------------------------------------------------------------
+
+
+def smash(path: Path, target: Path, first: int, last: int) -> None:
+    """Copy a file with the payload of video packets first..last-1 zeroed."""
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        for i, packet in enumerate(container.demux(video=0)):
+            if packet.size and first <= i < last:
+                at = data.index(bytes(packet))
+                data[at : at + packet.size] = bytes(packet.size)
+    target.write_bytes(data)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+def test_a_hole_keeps_the_picture_before_it(tmp_path: Path, said, suffix: str) -> None:
+    whole, hurt = tmp_path / f"whole.{suffix}", tmp_path / f"hurt.{suffix}"
+    ffmpeg(*pattern(4), *TONE, *X264, "-g", 10, "-bf", 0, "-c:a", "mp3", whole)
+    smash(whole, hurt, 10, 24)
+    before, (source, frames) = seconds_of(*read(whole)), read(hurt)
+    times = seconds_of(source, frames)
+    assert times[:10] == before[:10] and times[-10:] == before[-10:] and 20 <= len(frames) <= 26
+    (line,) = [line for line in said() if "damaged pictures" in line]
+    assert f"{40 - len(frames)} left out, where the picture before stays" in line
+    assert "damaged pictures" in refused(hurt, tmp_path)
+
+
+def test_a_hole_is_no_black_in_the_decoded_video(tmp_path: Path) -> None:
+    ffmpeg(*pattern(3), *X264, "-g", 10, "-bf", 0, tmp_path / "whole.mp4")
+    smash(tmp_path / "whole.mp4", tmp_path / "hurt.mp4", 10, 20)
+    sdvideo.encode(tmp_path / "hurt.mp4", tmp_path / "a.sdv", preset="fast")
+    sdvideo.decode(tmp_path / "a.sdv", tmp_path / "a.mp4")
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        frames = list(container.decode(video=0))
+        times = [frame.time for frame in frames]
+    assert np.diff(times).max() == pytest.approx(1.1, abs=0.02) and min(f.to_ndarray().mean() for f in frames) > 30
+
+
+CUT = {
+    "mp4": (*X264, "-bf", "2", "-movflags", "faststart"),
+    "mov": (*X264, "-bf", "2", "-g", "10", "-movflags", "frag_keyframe+empty_moov"),
+    "mkv": (*X264, "-bf", "2"),
+    "ts": (*X264, "-bf", "2"),
+    "flv": (*X264, "-bf", "2"),
+    "avi": ("-c:v", "mpeg4", "-bf", "2"),
+    "mxf": ("-c:v", "mpeg2video", "-bf", "2", "-r", "25"),
+    "ogv": ("-c:v", "libtheora"),
+}
+
+
+@pytest.mark.parametrize("suffix", sorted(CUT))
+def test_every_whole_picture_of_a_cut_file_is_read(tmp_path: Path, said, suffix: str) -> None:
+    whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
+    ffmpeg(*pattern(size="176x120"), *CUT[suffix], whole)
+    data = whole.read_bytes()
+    for part in (0.5, 0.57, 0.68, 0.74, 0.85):
+        cut.write_bytes(data[: int(len(data) * part)])
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "quiet", "-nostdin", "-i", str(cut)]
+        shown = subprocess.run(
+            [*command, "-fps_mode", "passthrough", "-f", "framecrc", "-"], capture_output=True
+        ).stdout
+        expected = sum(not line.startswith(b"#") for line in shown.splitlines())
+        assert len(read(cut)[1]) >= expected, (part, expected)
+    assert not any("temporarily" in line for line in said())
+
+
+# --- changes in mid-stream ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["h264", "ts"])
+def test_other_sizes_are_scaled_to_the_first(tmp_path: Path, said, suffix: str) -> None:
+    parts = []
+    for width in (96, 192):
+        part = tmp_path / f"{width}.{suffix}"
+        ffmpeg(*pattern(0.5), "-vf", f"scale={width}:64", *X264, part)
+        parts.append(part.read_bytes())
+    path = tmp_path / f"both.{suffix}"
+    path.write_bytes(b"".join(parts))
+    frames = read(path)[1]
+    assert len(frames) == 10
+    assert {(f.picture.width, f.picture.height) for f in frames} == {(96, 64)}
+    apart = np.abs(frames[7].picture.y.astype(int) - frames[2].picture.y)
+    assert apart.mean() < 12  # the same moment of the pattern
+    assert sum("the picture size changes in mid-stream" in line for line in said()) == 1
+    refused(path, tmp_path)
+
+
+def test_another_range_becomes_that_of_the_first(tmp_path: Path, said) -> None:
+    parts = []
+    for span in ("tv", "pc"):
+        part = tmp_path / f"{span}.ts"
+        ffmpeg(*pattern(0.5), "-vf", f"scale=out_range={span},format=yuv420p,setparams=range={span}", *X264[:-2], part)
+        parts.append(part.read_bytes())
+    path = tmp_path / "both.ts"
+    path.write_bytes(b"".join(parts))
+    source, frames = read(path)
+    assert not source.info.colour.full_range
+    assert np.abs(frames[7].picture.y.astype(int) - frames[2].picture.y).mean() < 3
+    assert sum("range or matrix" in line for line in said()) == 1
+
+
+# --- times --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["ts", "mpg"])
+@pytest.mark.parametrize("offsets", [(3600, 0), (0, 3600), (0, 0)])
+def test_clocks_that_jump_are_put_on_one_timeline(tmp_path: Path, said, suffix: str, offsets) -> None:
+    video = X264 if suffix == "ts" else ("-c:v", "mpeg2video", "-bf", "2", "-r", "25")
+    parts = []
+    for number, offset in enumerate(offsets):
+        part = tmp_path / f"{number}.{suffix}"
+        ffmpeg(*pattern(2), *TONE, *video, "-c:a", "mp2", "-output_ts_offset", offset, part)
+        parts.append(part.read_bytes())
+    path = tmp_path / f"both.{suffix}"
+    path.write_bytes(b"".join(parts))
+    source, frames = read(path)
+    times = seconds_of(source, frames)
+    assert times[0] < 0.6 and 3.8 < times[-1] < 4.3
+    assert min(np.diff(times)) > 0.01 and max(np.diff(times)) < 0.4
+    assert any("the clock jumps 1 time" in line for line in said())
+    sdvideo.encode(path, tmp_path / "a.sdv", preset="fast")
+    for target in ("a.mp4", "a.mkv"):
+        sdvideo.decode(tmp_path / "a.sdv", tmp_path / target, overwrite=True)
+        with av.open(str(tmp_path / target)) as container:
+            sound = [frame.time for frame in container.decode(audio=0)]
+        assert sound[0] < 0.6 and 3.8 < sound[-1] < 4.3 and max(np.diff(sound)) < 0.4
+        with av.open(str(tmp_path / target)) as container:
+            shown = [frame.time for frame in container.decode(video=0)]
+        assert len(shown) == len(frames) and shown[0] < 0.6 and 3.8 < shown[-1] < 4.3
+    assert "the clock jumps" in refused(path, tmp_path)
+
+
+def test_times_of_decoding_are_put_in_order(tmp_path: Path, said) -> None:
+    path = tmp_path / "a.mp4"
+    ffmpeg(*pattern(2), *X264, "-bf", 3, "-b_strategy", 0, path)
+    expected = [frame.picture.y.mean() for frame in read(path)[1]]
+    data = path.read_bytes()
+    assert data.count(b"ctts") == 1
+    path.write_bytes(data.replace(b"ctts", b"free"))
+    source, frames = read(path)
+    assert [frame.picture.y.mean() for frame in frames] == expected
+    assert np.allclose(np.diff(seconds_of(source, frames)), 0.1)
+    assert said() == ["the times of the pictures are those of their decoding: they are put in order"]
+
+
+def test_the_first_picture_may_have_no_time(tmp_path: Path) -> None:
+    """A transport stream whose first video packet has neither time."""
+    path = tmp_path / "a.ts"
+    ffmpeg(*pattern(1), *TONE, *X264, "-bf", 0, "-c:a", "mp2", path)
+    data = bytearray(path.read_bytes())
+    for at in range(0, len(data), 188):
+        head = data.find(b"\0\0\1\xe0", at, at + 188)
+        if head >= 0 and data[at + 1] & 0x40:
+            data[head + 7] &= 0x3F  # no time stamps
+            break
+    path.write_bytes(data)
+    source, frames = read(path)
+    times = seconds_of(source, frames)
+    assert len(frames) == 10 and min(times) >= 0
+    sdvideo.encode(path, tmp_path / "a.sdv", preset="fast")
+    sdvideo.decode(tmp_path / "a.sdv", tmp_path / "a.mp4")
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        shown = [frame.time for frame in container.decode(video=0)]
+    assert len(shown) == 10 and min(shown) >= 0 and np.allclose(np.diff(shown), 0.1, atol=0.02)
+
+
+def test_rates_that_are_the_clock_are_not_believed(tmp_path: Path) -> None:
+    """As of screen recordings of browsers: milliseconds, no length of a picture."""
+    pictures = synthesise(96, 64, 30)
+    ticks = tuple(range(0, 30 * 33, 33))
+    for suffix, rate in (("mkv", 1000),):
+        path = tmp_path / f"a.{suffix}"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=rate)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+            stream.codec_context.time_base = Fraction(1, 1000)
+            for planes, pts in zip(pictures, ticks, strict=True):
+                frame = av.VideoFrame(96, 64, "yuv420p")
+                for plane, samples in zip(frame.planes, planes, strict=True):
+                    lines = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+                    lines[:, : plane.width] = samples
+                frame.pts, frame.time_base = pts, Fraction(1, 1000)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        with open_source(path) as source:
+            assert source.info.rate is not None and 25 < source.info.rate < 35
+
+
+def test_hidden_pictures_do_not_count(tmp_path: Path, said) -> None:
+    """An MP4 trimmed without coding again keeps pictures before its edit list begins."""
+    ffmpeg(*pattern(8, "160x120"), *X264, "-g", 100, tmp_path / "long.mp4")
+    ffmpeg("-ss", 5, "-i", tmp_path / "long.mp4", "-c", "copy", tmp_path / "trimmed.mp4")
+    with open_source(tmp_path / "trimmed.mp4") as source:
+        total = source.count_frames()
+        assert total == len(list(source.frames())) < 40
+    result = sdvideo.encode(tmp_path / "trimmed.mp4", tmp_path / "a.sdv", size=20_000, preset="fast")
+    assert 17_000 < result.bytes < 23_000 and said() == []
+
+
+# --- sound --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codec", ["flac", "truehd", "mlp"])
+def test_sound_packets_shorter_than_a_tick_are_kept(tmp_path: Path, said, codec: str) -> None:
+    path = tmp_path / "source.mkv"
+    options = ("-frame_size", 32) if codec == "flac" else ("-strict", -2)
+    ffmpeg(*pattern(2), *TONE, *X264, "-c:a", codec, *options, path)
+    sdvideo.encode(path, tmp_path / "a.sdv", preset="fast")
+    for target in ("a.mkv", "a.mp4") if codec == "flac" else ("a.mkv",):
+        sdvideo.decode(tmp_path / "a.sdv", tmp_path / target, overwrite=True)
+        assert sound_bytes(tmp_path / target) == sound_bytes(path)
+        assert sound_length(tmp_path / target) == pytest.approx(sound_length(path), abs=0.01)
+    assert said() == []
+
+
+def sound_bytes(path: Path) -> bytes:
+    with av.open(str(path)) as container:
+        return b"".join(bytes(packet) for packet in container.demux(audio=0))
+
+
+def sound_length(path: Path) -> float:
+    with av.open(str(path)) as container:
+        *_, last = container.decode(audio=0)
+        return float(last.time + last.samples / last.sample_rate)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "ts"])
+def test_truehd_goes_into_matroska(tmp_path: Path, said, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    ffmpeg(*pattern(2), *TONE, *X264, "-c:a", "truehd", "-strict", -2, path)
+    sdvideo.encode(path, tmp_path / "a.sdv", preset="fast")
+    sdvideo.decode(tmp_path / "a.sdv", tmp_path / "a.mkv")
+    assert sound_bytes(tmp_path / "a.mkv") == sound_bytes(path)
