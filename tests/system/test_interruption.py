@@ -201,8 +201,9 @@ def test_interrupted_while_it_imports(coded, tmp_path, module):
         if line.startswith(f"import '{module}' #".encode()):
             break
     process.send_signal(signal.SIGINT)
-    said = [line for line in process.communicate(timeout=300)[1].decode().splitlines() if line.startswith("Error: ")]
-    assert (process.returncode, said) == (130, ["Error: interrupted"])
+    said = process.communicate(timeout=300)[1].decode()
+    assert (process.returncode, said.count("Error: ")) == (130, 1)
+    assert "Error: interrupted\n" in said  # another thread that imports may be in the middle of a line
     assert names(tmp_path) == []
 
 
