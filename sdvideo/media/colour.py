@@ -221,7 +221,18 @@ def converted(picture: Picture, given: Colour, wanted: Colour) -> Picture:
     return planes_of(frame)
 
 
-# --- orientation --------------------------------------------------------------------------------------------
+# --- cropping and orientation -----------------------------------------------------------------------------------------
+
+
+def cropped(picture: Picture, margins: tuple[int, int, int, int]) -> Picture:
+    """The picture without margins: left, top, right, bottom, in luma samples. Odd ones move chroma by half a sample."""
+    if not any(margins):
+        return picture
+    left, top, right, bottom = margins
+    width, height = picture.width - left - right, picture.height - top - bottom
+    luma = slice(top, top + height), slice(left, left + width)
+    chroma = tuple(slice(first // 2, first // 2 + (size + 1) // 2) for first, size in ((top, height), (left, width)))
+    return Picture(*map(np.ascontiguousarray, (picture.y[luma], picture.u[chroma], picture.v[chroma])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,9 +243,14 @@ class Orientation:
     flip_x: bool = False
     flip_y: bool = False
 
+    @property
+    def turns(self) -> bool:
+        """Whether an upright picture differs from the stored one."""
+        return self != Orientation()
+
     def apply(self, picture: Picture) -> Picture:
         """The upright picture; its width and height are swapped if `swap` is set."""
-        if self == Orientation():
+        if not self.turns:
             return picture
         return Picture(*(self._turn(plane) for plane in (picture.y, picture.u, picture.v)))
 

@@ -18,6 +18,8 @@ from typing import BinaryIO
 
 from sdvideo.errors import SourceError
 
+from .boxes import boxes, top_boxes
+
 _MAX_META = 2**26  # bytes; that of a photo with a thousand tiles has 50,000, but it may hold a small picture
 _PICTURES = frozenset(
     ("hvc1", "hev1", "lhv1", "av01", "avc1", "vvc1", "evc1", "jpeg", "j2k1", "unci", "grid", "iovl", "iden")
@@ -108,14 +110,14 @@ class HeifFile:
         self._file = file
         self._end = os.fstat(file.fileno()).st_size
         meta = self._read_meta()
-        boxes = dict(_boxes(meta, 4))
         try:
-            self._places = dict(_places(boxes[b"iloc"]))
-            self._idat = boxes.get(b"idat", b"")
-            self.items = _items(boxes)
-            (number,) = struct.unpack_from(">I" if boxes[b"pitm"][0] else ">H", boxes[b"pitm"], 4)
+            parts = dict(boxes(meta, 4))
+            self._places = dict(_places(parts[b"iloc"]))
+            self._idat = parts.get(b"idat", b"")
+            self.items = _items(parts)
+            (number,) = struct.unpack_from(">I" if parts[b"pitm"][0] else ">H", parts[b"pitm"], 4)
             self.primary = self.items[number]
-        except (KeyError, IndexError, struct.error) as error:
+        except (KeyError, IndexError, ValueError, struct.error) as error:
             raise SourceError("its list of pictures is damaged") from error
 
     @property
@@ -170,7 +172,7 @@ class HeifFile:
 
     def _read_meta(self) -> bytes:
         found, self.has_video = None, False
-        for kind, start, end in self._top():
+        for kind, start, end in top_boxes(self._file):
             if kind == b"meta" and found is None:
                 if end - start > _MAX_META:
                     raise SourceError("its list of pictures is damaged")
@@ -179,20 +181,6 @@ class HeifFile:
         if found is None:
             raise SourceError("has no list of pictures, or ends before it")
         return found
-
-    def _top(self) -> Iterator[tuple[bytes, int, int]]:
-        """Kind, start and end of the contents of each box at the top; the last one may be cut short."""
-        at = 0
-        while at + 8 <= self._end:
-            size, kind = struct.unpack(">I4s", self._at(at, 8))
-            head = 8
-            if size == 1 and at + 16 <= self._end:
-                (size,), head = struct.unpack(">Q", self._at(at + 8, 8)), 16
-            end = at + size if size else self._end
-            if size and size < head:
-                return  # bytes after the last box, which some cameras append
-            yield kind, at + head, min(end, self._end)
-            at = end
 
     def _at(self, offset: int, length: int) -> bytes:
         self._file.seek(offset)
@@ -204,20 +192,6 @@ class HeifFile:
         if length < 0 or offset + length > whole:
             raise SourceError("ends before its picture does")
         return self._idat[offset : offset + length] if in_idat else self._at(offset, length)
-
-
-def _boxes(data: bytes, at: int = 0) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and contents of each box within another one."""
-    while at + 8 <= len(data):
-        size, kind = struct.unpack_from(">I4s", data, at)
-        head = 8
-        if size == 1 and at + 16 <= len(data):
-            (size,), head = struct.unpack_from(">Q", data, at + 8), 16
-        size = size or len(data) - at
-        if size < head or at + size > len(data):
-            raise SourceError("its list of pictures is damaged")
-        yield kind, data[at + head : at + size]
-        at += size
 
 
 class _Numbers:
@@ -238,11 +212,11 @@ class _Numbers:
         return self._box[self._at :]
 
 
-def _items(boxes: dict[bytes, bytes]) -> dict[int, Item]:
-    properties = _properties(boxes.get(b"iprp", b""))
+def _items(parts: dict[bytes, bytes]) -> dict[int, Item]:
+    properties = _properties(parts.get(b"iprp", b""))
     inputs: dict[int, tuple[int, ...]] = {}
     refers: dict[int, list[tuple[str, int]]] = {}
-    for kind, source, targets in _references(boxes[b"iref"]) if b"iref" in boxes else ():
+    for kind, source, targets in _references(parts[b"iref"]) if b"iref" in parts else ():
         if kind == "dimg":
             inputs[source] = targets
         else:
@@ -256,7 +230,7 @@ def _items(boxes: dict[bytes, bytes]) -> dict[int, Item]:
             inputs.get(number, ()),
             tuple(refers.get(number, ())),
         )
-        for number, kind, hidden in _infos(boxes[b"iinf"])
+        for number, kind, hidden in _infos(parts[b"iinf"])
     }
 
 
@@ -264,7 +238,7 @@ def _infos(box: bytes) -> Iterator[tuple[int, str, bool]]:
     """Number, kind, and whether it is hidden, of each item; older entries (version 0 and 1) are no pictures."""
     numbers = _Numbers(box)
     numbers.next(4 if numbers.version else 2)
-    for kind, entry in _boxes(numbers.rest()):
+    for kind, entry in boxes(numbers.rest()):
         if kind == b"infe" and entry[0] >= 2:
             one = _Numbers(entry)
             number = one.next(4 if one.version > 2 else 2)
@@ -275,7 +249,7 @@ def _infos(box: bytes) -> Iterator[tuple[int, str, bool]]:
 def _references(box: bytes) -> Iterator[tuple[str, int, tuple[int, ...]]]:
     """Kind, source and targets of each group of references."""
     size = 4 if box[0] else 2
-    for kind, data in _boxes(box, 4):
+    for kind, data in boxes(box, 4):
         numbers = _Numbers(bytes(4) + data)
         source, count = numbers.next(size), numbers.next(2)
         yield kind.decode("latin-1"), source, tuple(numbers.next(size) for _ in range(count))
@@ -283,8 +257,8 @@ def _references(box: bytes) -> Iterator[tuple[str, int, tuple[int, ...]]]:
 
 def _properties(box: bytes) -> dict[int, list[Property]]:
     """The properties of each item."""
-    parts = list(_boxes(box))
-    kept = [one for kind, contents in parts if kind == b"ipco" for one in _boxes(contents)]
+    parts = list(boxes(box))
+    kept = [one for kind, contents in parts if kind == b"ipco" for one in boxes(contents)]
     found: dict[int, list[Property]] = {}
     for _, contents in (part for part in parts if part[0] == b"ipma"):
         numbers = _Numbers(contents)

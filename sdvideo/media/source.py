@@ -17,15 +17,16 @@ import av
 from av.container import InputContainer
 from av.stream import Disposition, Stream
 
-from sdvideo.container.preamble import is_sdv
 from sdvideo.errors import SourceError
 from sdvideo.frames import Chapter, Frame, StreamInfo
 
 from . import colour
 from .alike import AlikePictures
+from .foreign import foreign_kind, unread_kind
 from .heif import is_heif
 from .losses import lost
 from .timeline import ContinuousClock, DecodingTimes, PictureClock
+from .track_header import VideoHeader, read_video_header
 from .tracks import Packet, TrackWriter, reason, side_streams, ticks, time_base
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class Source:
         try:
             self._video = self._choose_video()
             self._time_base = time_base(self._video)
+            self._header = self._read_header()
             self._sides = side_streams(self._container)
             self._decoded = self._decode()
             self._first = self._first_frame()
@@ -156,7 +158,7 @@ class Source:
         clock, alike, end = PictureClock(self.info, self._begin), AlikePictures(self._first), 0
         for frame in chain((self._first,), self._decoded):
             try:
-                picture = self._orientation.apply(alike.picture(frame))
+                picture = self._orientation.apply(colour.cropped(alike.picture(frame), self._header.margins))
             except av.FFmpegError as exc:
                 raise SourceError(f"{self._name}: {frame.format.name} pictures: {reason(exc)}") from exc
             pts, duration = clock.pts(frame), frame.duration or 0
@@ -218,11 +220,12 @@ class Source:
             else:
                 # Python's open() first: its errors distinguish a missing file, a folder and a forbidden file.
                 open(self._name, "rb").close() if self.seekable else os.stat(self._name)
+                if self.seekable and (other := foreign_kind(Path(self._name))):
+                    raise SourceError(f"{self._name}: {other}")
                 container = av.open(f"file:{self._name}", "r", metadata_errors="replace")
-        except av.InvalidDataError as exc:
-            raise SourceError(f"{self._name}: {self._instead()}") from exc
         except (av.FFmpegError, OSError) as exc:
-            raise SourceError(f"{self._name}: {reason(exc)}") from exc
+            why = self._instead() if isinstance(exc, av.InvalidDataError | av.ArgumentError) else ""
+            raise SourceError(f"{self._name}: {why or reason(exc)}") from exc
         if container.format.name == "tty":  # FFmpeg renders any .txt file as a terminal
             container.close()
             raise SourceError(f"{self._name}: not a video but text")
@@ -230,9 +233,7 @@ class Source:
 
     def _instead(self) -> str:
         """What a file is that FFmpeg does not know."""
-        if self.seekable and is_sdv(self._name):
-            return "is an .sdv file already, not a video to encode"
-        return f"not a video{self._unless_late}"
+        return unread_kind(Path(self._name)) if self.seekable else f"not a video{self._unless_late}"
 
     def _choose_video(self) -> av.VideoStream:
         videos = [stream for stream in self._container.streams.video if not stream.disposition & (_STILLS | _PART)]
@@ -249,6 +250,21 @@ class Source:
         video.thread_type = "SLICE"
         video.codec_context.thread_count = 2
         return video
+
+    def _read_header(self) -> VideoHeader:
+        """What PyAV does not show of the video. Raises SourceError if it is encrypted."""
+        if not self.seekable:
+            return VideoHeader()
+        position = [stream.index for stream in self._container.streams.video].index(self._video.index)
+        with open(self._name, "rb") as file:
+            header = read_video_header(file, self._container.format.name, self._video.id, position)
+        if header.encrypted:
+            raise SourceError(f"{self._name}: its pictures are encrypted")
+        if header.dolby_vision is not None:
+            lost("Dolby Vision of profile %d: its colours are wrong without a decoder for it", header.dolby_vision)
+        if header.views:
+            lost("it is left out that the video is meant for %s: players will show it flat", " and ".join(header.views))
+        return header
 
     def _unsupported(self) -> list[str]:
         """In words: streams that are no pictures, sound or subtitles, and not kept as chapters or metadata."""
@@ -290,8 +306,9 @@ class Source:
         return frame
 
     def _describe(self) -> StreamInfo:
-        width, height = self._first.width, self._first.height
-        sar = self._video.sample_aspect_ratio or Fraction(1)
+        left, top, right, bottom = self._header.margins
+        width, height = self._first.width - left - right, self._first.height - top - bottom
+        sar = self._header.sar or self._video.sample_aspect_ratio or Fraction(1)
         if self._orientation.swap:
             width, height, sar = height, width, 1 / sar
         chapters = (
@@ -313,7 +330,7 @@ class Source:
             frames=self._stored_frames(),
             sar=sar,
             colour=colour.read_colour(self._first),
-            rotation=self._first.rotation,
+            rotation=self._first.rotation if self._orientation.turns else 0,
             tracks=self._writer.tracks,
             chapters=tuple(chapters),
             metadata={
