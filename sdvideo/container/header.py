@@ -90,7 +90,7 @@ MAX_AREA = 2**26  # pixels
 MAX_TRACKS = 256
 MAX_CHAPTERS = 10_000
 MAX_METADATA = 1000
-MAX_TEXT = 65536  # characters
+MAX_TEXT, MAX_KEY = 65536, 256  # characters of metadata
 MAX_DEPTH = 32  # levels of JSON values, the header object being the first
 MAX_PROFILE = 49152  # bytes of an ICC profile
 SCALES = (Fraction(1), Fraction(2, 3), Fraction(1, 2))  # sides of coded pictures divided by those of the video
@@ -351,7 +351,7 @@ def _metadata(value: dict[str, Any]) -> dict[str, str]:
     if len(value) > MAX_METADATA:
         raise FormatError(f"header: metadata has {len(value)} entries, more than {MAX_METADATA}")
     for key, text in value.items():
-        _text(key, "a metadata key", 256)
+        _text(key, "a metadata key", MAX_KEY)
         _text(text, "metadata[]", MAX_TEXT)
     return value
 

@@ -20,6 +20,7 @@ from sdvideo.frames import Frame, Picture, StreamInfo, extend_edges
 
 from . import colour
 from .formats import Destination
+from .metadata import apply_metadata, has_free_keys
 from .sink import Sink, TimedFrame
 from .tracks import (
     MATROSKA_OPTIONS,
@@ -67,7 +68,8 @@ class MuxedSink(Sink[TimedFrame]):
             self._outputs = [{stream.index: copy_stream(self._container, stream) for stream in group} for group in kept]
             for reader, group in zip(self._readers, kept, strict=True):
                 reader.start(group, ties=kind == "matroska")
-            self._container.metadata.update(info.metadata if kind == "matroska" else _valid_timecode(info))
+            said = info.metadata if kind == "matroska" else _valid_timecode(info)
+            self._container.metadata.update(apply_metadata(said, self._stream))
             self._container.set_chapters(_chapter_entries(info))
             self._container.start_encoding()
 
@@ -139,6 +141,8 @@ class MuxedSink(Sink[TimedFrame]):
             "video_track_timescale": str(self._time_base.denominator),
             "movflags": fragments if self._file else "faststart",
         }
+        if has_free_keys(self._info.metadata):
+            options["movflags"] += "+use_metadata_tags"
         return av.open(self._target(), "w", format=self._kind, container_options=options)
 
     def _target(self) -> str | _WriteOnly:

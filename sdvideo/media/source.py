@@ -17,6 +17,7 @@ import av
 from av.container import InputContainer
 from av.stream import Disposition, Stream
 
+from sdvideo.container.header import MAX_KEY, MAX_TEXT
 from sdvideo.errors import SourceError
 from sdvideo.frames import Chapter, Frame, StreamInfo
 
@@ -25,6 +26,7 @@ from .alike import AlikePictures
 from .foreign import foreign_kind, unread_kind
 from .heif import is_heif
 from .losses import lost
+from .metadata import metadata_of
 from .timeline import ContinuousClock, DecodingTimes, PictureClock
 from .track_header import VideoHeader, read_video_header
 from .tracks import Packet, TrackWriter, reason, side_streams, ticks, time_base
@@ -35,12 +37,9 @@ if TYPE_CHECKING:
 
 # Seconds that may be missing at the end without a warning: not every container stores how long the last picture lasts.
 _MISSING_SECONDS = 0.5
-# Metadata that describes the file, not the video in it.
 _REORDERING = frozenset(("h264", "hevc", "vvc", "mpeg4", "mpeg2video", "mpeg1video", "vc1", "wmv3"))
 # Formats, by FFmpeg's names, whose clock may jump: transport and program streams.
 _JUMPING = frozenset(("mpegts", "mpeg"))
-_FILE_METADATA = frozenset(("major_brand", "minor_version", "compatible_brands", "encoder", "duration"))
-_MAX_METADATA_LENGTH = 4096
 # Seconds by which sound may begin before time zero: the priming samples of its encoder, which are not played.
 _PRIMING = Fraction(1, 10)
 # Pictures per second above which a container's rate is its clock rate.
@@ -321,7 +320,6 @@ class Source:
             for entry in self._container.chapters()
             if entry["time_base"]
         )
-        timecode = {key: self._video.metadata[key] for key in ("timecode",) if key in self._video.metadata}
         return StreamInfo(
             width=width,
             height=height,
@@ -333,12 +331,15 @@ class Source:
             rotation=self._first.rotation if self._orientation.turns else 0,
             tracks=self._writer.tracks,
             chapters=tuple(chapters),
-            metadata={
-                key: value
-                for key, value in (self._container.metadata | timecode).items()
-                if key.lower() not in _FILE_METADATA and 0 < len(value) <= _MAX_METADATA_LENGTH
-            },
+            metadata=self._metadata(),
         )
+
+    def _metadata(self) -> dict[str, str]:
+        """What describes the video, of the file and of the video stream, see `metadata.py`."""
+        said = metadata_of(self._container.metadata, self._video)
+        if long := [key for key, value in said.items() if len(key) > MAX_KEY or len(value) > MAX_TEXT]:
+            lost("metadata is left out because it is too long: %s", ", ".join(f"{key:.40}" for key in long))
+        return {key: value for key, value in said.items() if key not in long}
 
     def _rate(self) -> Fraction | None:
         rate = self._video.average_rate or self._video.guessed_rate or None

@@ -36,8 +36,9 @@ _SILENT_BYTES = 24  # of each channel: a whole number of samples of 1, 2, 3, 4 a
 _SAME_TIME = Fraction(1, 10)  # seconds by which a packet may lag behind the previous one and still be moved
 _SUBTITLE_SECONDS = Fraction(1)  # of subtitles without a length; the next one ends them in any case
 
-# Without this, FFmpeg delays a whole Matroska file if its sound starts a little before zero.
-MATROSKA_OPTIONS = {"avoid_negative_ts": "disabled"}
+# Without the first, FFmpeg delays a whole Matroska file if its sound starts a little before zero; without the second
+# it chooses by itself which tracks are played.
+MATROSKA_OPTIONS = {"avoid_negative_ts": "disabled", "default_mode": "passthrough"}
 
 
 def reason(exc: Exception) -> str:

@@ -51,7 +51,7 @@ class RemuxSink(MuxedSink[CodedFrame]):
         pass  # each group has its own size
 
     def _write(self, frame: CodedFrame) -> None:
-        packet = av.Packet(b"".join(self._unpacker.obus(frame.data, frame.kind == KEY)))
+        packet = av.Packet(self._tagged(b"".join(self._unpacker.obus(frame.data, frame.kind == KEY))))
         packet.time_base, packet.stream = self._time_base, self._stream
         packet.pts = packet.dts = self._ticks(frame.pts)
         packet.duration = max(1, self._ticks(self._duration(frame)))
@@ -62,7 +62,18 @@ class RemuxSink(MuxedSink[CodedFrame]):
         # FFmpeg recognises a bare AV1 stream by the delimiter before its first unit.
         unit = b"".join([_TEMPORAL_DELIMITER, *Unpacker().obus(self._first.data, first=True)])
         with av.open(BytesIO(unit), format="obu") as sequence:
+            colour = self._info.colour
+            tags = "av1_metadata=color_primaries={}:transfer_characteristics={}:matrix_coefficients={}:color_range={}"
+            span = "pc" if colour.full_range else "tv"
+            self._tagger = av.BitStreamFilterContext(
+                tags.format(colour.primaries, colour.transfer, colour.matrix, span), sequence.streams.video[0]
+            )
+        with av.open(BytesIO(self._tagged(unit)), format="obu") as sequence:
             # opaque: copies the codec's parameters, since PyAV has no encoder of the decoder's name.
             stream = self._container.add_stream_from_template(sequence.streams.video[0], opaque=True)
         stream.time_base = self._time_base
         return stream
+
+    def _tagged(self, unit: bytes) -> bytes:
+        """A temporal unit whose sequence header, if it has one, names the colours of the video."""
+        return b"".join(bytes(packet) for packet in self._tagger.filter(av.Packet(unit)))
