@@ -87,7 +87,9 @@ def decode(
         else:
             path = placed(destination, source, _default_suffix(video))
             if _default_suffix(video) == _PICTURE_SUFFIX and (destination is None or is_folder(destination)):
-                crf = None  # meant for the videos of a batch
+                if crf is not None:  # it is meant for the videos of a batch
+                    log.info("%s: crf is left out, which a picture does not have", source)
+                crf = None
             check_output(path, source, overwrite)
             target = stack.enter_context(whole_file(path))
         files = stack.enter_context(video.track_files())

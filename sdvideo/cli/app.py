@@ -33,7 +33,7 @@ from sdvideo.version import __version__
 
 from .console import Progress, clock, counted, print_json, print_result, set_log_level
 from .errors import reported_errors
-from .inputs import Done, is_batch, run_each, sources_of
+from .inputs import Done, Job, is_batch, jobs_of, run_each
 
 log = logging.getLogger("sdvideo")
 
@@ -88,6 +88,9 @@ Model = Annotated[
 Device = Annotated[str, typer.Option(help=f"Where the networks run: {', '.join(DEVICES)}.")]
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Overwrite an existing output.")]
 No = Annotated[bool, typer.Option("-n", "--no", help="If the output exists, leave it and exit with 0.")]
+Recursive = Annotated[
+    bool, typer.Option("--recursive", help="Take the files in subfolders as well; results mirror the tree.")
+]
 File = Annotated[Path, typer.Argument(metavar="IN.sdv", help="An .sdv file.", show_default=False)]
 
 
@@ -173,6 +176,7 @@ def encode(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted call of the same command stopped.")
     ] = False,
+    recursive: Recursive = False,
     strict: Annotated[
         bool,
         typer.Option(
@@ -202,18 +206,18 @@ def encode(
     )
     codec_for_settings(settings)  # refuses what does not fit together before any input is read
 
-    def work(source: str, progress: Progress) -> Done:
+    def work(job: Job, progress: Progress) -> Done:
         from sdvideo import encoder
 
         result = encoder.encode(
-            source, output, overwrite=yes, resume=resume, strict=strict, progress=progress, **asdict(settings)
+            job.source, job.output, overwrite=yes, resume=resume, strict=strict, progress=progress, **asdict(settings)
         )
         done = f"{counted(result.frames, 'frame')}, {result.bytes:,} bytes in {clock(result.seconds)}"
         return f"{result.path}: {done}", asdict(result) | {"path": str(result.path)}
 
-    sources = sources_of(inputs, VIDEO_SUFFIXES | PICTURE_SUFFIXES, output, ".sdv")
+    jobs = jobs_of(inputs, VIDEO_SUFFIXES | PICTURE_SUFFIXES, output, ".sdv", recursive=recursive)
     # An interrupted call has left complete outputs behind, which --resume does not encode again.
-    run_each("encode", "Encoding", sources, is_batch(inputs), work, no or (resume and not yes), json)
+    run_each("encode", "Encoding", jobs, is_batch(inputs), work, no or (resume and not yes), json)
 
 
 @app.command(epilog="Example: sdvideo decode clip.sdv    clip.sdv -> clip.decoded.mp4")
@@ -257,6 +261,7 @@ def decode(
         typer.Option(metavar="NAME|DIR", help="The pipeline whose U-Net does that, if not the one the model is from."),
     ] = None,
     device: Device = "auto",
+    recursive: Recursive = False,
     yes: Yes = False,
     no: No = False,
     json: Json = False,
@@ -274,15 +279,15 @@ def decode(
     if denoiser is not None and denoise is None:
         raise SettingError("--denoiser does nothing without --denoise N")
 
-    def work(source: str, progress: Progress) -> Done:
+    def work(job: Job, progress: Progress) -> Done:
         from sdvideo import decoder
 
         if preview:
-            result = decoder.preview(source, output, overwrite=yes, progress=progress)
+            result = decoder.preview(job.source, job.output, overwrite=yes, progress=progress)
         else:
             result = decoder.decode(
-                source,
-                output,
+                job.source,
+                job.output,
                 overwrite=yes,
                 crf=crf,
                 lossless=lossless,
@@ -296,8 +301,9 @@ def decode(
         done = f"{counted(result.frames, 'frame')} in {clock(result.seconds)}"
         return f"{result.path or 'standard output'}: {done}", asdict(result) | {"path": str(result.path)}
 
-    sources = sources_of(inputs, SDV_SUFFIXES, output, ".preview.mp4" if preview else ".decoded.mp4")
-    run_each("decode", "Decoding", sources, is_batch(inputs), work, no, json)
+    suffix = ".preview.mp4" if preview else ".decoded.mp4"
+    jobs = jobs_of(inputs, SDV_SUFFIXES, output, suffix, recursive=recursive)
+    run_each("decode", "Decoding", jobs, is_batch(inputs), work, no, json)
 
 
 @app.command(epilog="Example: sdvideo report clip.mp4 clip.sdv --html clip.html")

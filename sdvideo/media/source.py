@@ -27,9 +27,11 @@ from .foreign import foreign_kind, unread_kind
 from .heif import is_heif
 from .losses import lost
 from .metadata import metadata_of
+from .programs import program_of
+from .side_data import SideDataReader
 from .timeline import ContinuousClock, DecodingTimes, PictureClock
 from .track_header import VideoHeader, read_video_header
-from .tracks import Packet, TrackWriter, reason, side_streams, ticks, time_base
+from .tracks import Packet, SideStream, TrackWriter, reason, side_streams, ticks, time_base
 
 if TYPE_CHECKING:
     from .image import PictureSource
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 # Seconds that may be missing at the end without a warning: not every container stores how long the last picture lasts.
 _MISSING_SECONDS = 0.5
+_CAPTIONED = frozenset(("h264", "hevc", "mpeg2video"))
 _REORDERING = frozenset(("h264", "hevc", "vvc", "mpeg4", "mpeg2video", "mpeg1video", "vc1", "wmv3"))
 # Formats, by FFmpeg's names, whose clock may jump: transport and program streams.
 _JUMPING = frozenset(("mpegts", "mpeg"))
@@ -114,7 +117,7 @@ class Source:
             self._video = self._choose_video()
             self._time_base = time_base(self._video)
             self._header = self._read_header()
-            self._sides = side_streams(self._container)
+            self._sides = self._side_streams()
             self._decoded = self._decode()
             self._first = self._first_frame()
             self._begin = self._find_begin()
@@ -155,7 +158,7 @@ class Source:
             raise SourceError(f"{self._name}: the pictures can be read only once, open the source again")
         self._started = True
         clock, alike, end = PictureClock(self.info, self._begin), AlikePictures(self._first), 0
-        for frame in chain((self._first,), self._decoded):
+        for frame in self._watched(chain((self._first,), self._decoded)):
             try:
                 picture = self._orientation.apply(colour.cropped(alike.picture(frame), self._header.margins))
             except av.FFmpegError as exc:
@@ -166,6 +169,15 @@ class Source:
         self._warn_if_short(end)
         self._writer.close()
         self._exhausted = True
+
+    def _watched(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        """The frames; names captions that are hidden in them."""
+        captions = SideDataReader("A53_CC") if self._video.codec_context.name in _CAPTIONED else None
+        for frame in frames:
+            if captions is not None and captions.read(frame) is not None:
+                lost("closed captions inside the pictures (CEA-608, CEA-708) are left out; extract them to keep them")
+                captions = None
+            yield frame
 
     def track_files(self) -> list[Path]:
         """The files that hold info.tracks, in the order of Track.blob; they exist until close().
@@ -249,6 +261,18 @@ class Source:
         video.thread_type = "SLICE"
         video.codec_context.thread_count = 2
         return video
+
+    def _side_streams(self) -> list[SideStream]:
+        """The sound and subtitles to keep: in a transport stream with several programs, those of the video's."""
+        streams = side_streams(self._container)
+        if not self.seekable or self._container.format.name != "mpegts":
+            return streams
+        with open(self._name, "rb") as file:
+            own = program_of(file, self._video.id)
+        kept = [stream for stream in streams if not own or stream.id in own]
+        if len(kept) < len(streams):
+            lost("%d audio and subtitle tracks of other programs are left out", len(streams) - len(kept))
+        return kept
 
     def _read_header(self) -> VideoHeader:
         """What PyAV does not show of the video. Raises SourceError if it is encrypted."""

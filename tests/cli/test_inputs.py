@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -113,16 +114,54 @@ def test_refused_before_anything_starts(folder, tmp_path):
     twin = Path(shutil.copy(folder / "b.mp4", tmp_path / "b.mp4"))
     out = tmp_path / "out"
     line = error("encode", folder, twin, "-o", f"{out}/", code=2)
-    assert f"{folder / 'b.mp4'} and {twin} would both become {out / 'b.sdv'}" in line
+    assert f"{folder / 'b.mp4'} and {twin} would both become {out / 'b.mp4.sdv'}" in line
     assert "would both become" in error("encode", twin, twin, code=2)
     assert "not a folder" in error("encode", folder, "-o", out, code=2)
     assert "has no name" in error("encode", twin, "-", code=2)
     assert "quality is 101" in error("encode", folder, "-q", 101, code=2)
     own = Path(shutil.copy(twin, tmp_path / "b.sdv"))
-    assert "an input as well" in error("encode", twin, own, "-y", code=2)
+    shown = Path(shutil.copy(twin, tmp_path / "b.decoded.mp4"))
+    assert "an input as well" in error("decode", own, shown, "-y", code=2)
     (tmp_path / "empty").mkdir()
     assert "no file in this folder" in error("decode", tmp_path / "empty", own, code=1)
-    assert names(tmp_path) == ["b.mp4", "b.sdv", "empty", "in"]
+    assert names(tmp_path) == ["b.decoded.mp4", "b.mp4", "b.sdv", "empty", "in"]
+
+
+def test_what_is_skipped_in_a_folder_is_counted(folder):
+    said = run("encode", folder, *FAST).stderr.decode()
+    assert f"{folder}: skipped: 1 file of other kinds, 1 subfolder (--recursive takes them)" in said
+    again = run("encode", folder, "-n", *FAST).stderr.decode()
+    assert "1 file of other kinds" in again and again.count("its output exists") == 3
+
+
+def test_subfolders_are_mirrored(folder, tmp_path):
+    (folder / "Summer").mkdir()
+    shutil.copy(folder / "c.png", folder / "Summer" / "IMG_1.HEIC.png")
+    shutil.copy(folder / "c.png", folder / "Summer" / "._IMG_1.png")  # macOS leaves these beside files
+    os.symlink(folder, folder / "Summer" / "loop")
+    out = tmp_path / "out"
+    found = objects(run("encode", folder, "--recursive", "-o", f"{out}/", *FAST, "--json"))
+    made = sorted(str(path.relative_to(out)) for path in out.rglob("*.sdv"))
+    assert made == ["Summer/IMG_1.HEIC.sdv", "a.sdv", "b.sdv", "c.sdv", "further.mp4/deep.sdv"] and len(found) == 5
+    run("decode", out, "--recursive", "-o", f"{tmp_path}/back/")
+    assert (tmp_path / "back" / "further.mp4" / "deep.decoded.mp4").exists()
+    assert (tmp_path / "back" / "Summer" / "IMG_1.HEIC.decoded.png").exists()
+    line = error("encode", tmp_path, "-o", f"{out}/", code=1)
+    assert "no file in this folder has one of the suffixes" in line and "--recursive" in line
+
+
+def test_live_photos_are_told_apart(clips, tmp_path):
+    inside, out = tmp_path / "in", tmp_path / "out"
+    inside.mkdir()
+    Image.new("RGB", (40, 30), "olive").save(inside / "IMG_1.JPG")
+    shutil.copy(clips["silent"].path, inside / "IMG_1.MOV")
+    shutil.copy(clips["silent"].path, inside / "IMG_2.MOV")
+    run("encode", inside, "-o", f"{out}/", *FAST)
+    assert names(out) == ["IMG_1.jpg.sdv", "IMG_1.mov.sdv", "IMG_2.sdv"]
+    assert "its output exists" in run("encode", inside, "-o", f"{out}/", *FAST, "-n").stderr.decode()
+    said = run("decode", out, "--crf", 30).stderr.decode()
+    assert names(out)[:2] == ["IMG_1.jpg.decoded.png", "IMG_1.jpg.sdv"] and "IMG_1.mov.decoded.mp4" in names(out)
+    assert said.count("crf is left out") == 1
 
 
 def test_any_number_of_workers_gives_the_same_file(tmp_path):

@@ -289,3 +289,39 @@ def test_truehd_goes_into_matroska(tmp_path: Path, said, suffix: str) -> None:
     sdvideo.encode(path, tmp_path / "a.sdv", preset="fast")
     sdvideo.decode(tmp_path / "a.sdv", tmp_path / "a.mkv")
     assert sound_bytes(tmp_path / "a.mkv") == sound_bytes(path)
+
+
+# --- programs, captions, sound that changes -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chosen", [0, 1])
+def test_sound_of_other_programs_is_left_out(tmp_path: Path, said, chosen: int) -> None:
+    """The larger video, which is chosen, is in the one or the other program; its sound is AC-3."""
+    sizes = ("176x120", "96x64")
+    inputs = [*pattern(1, sizes[chosen]), *TONE, *pattern(1, sizes[1 - chosen]), *TONE, "-t", 1]
+    maps = ["-map", 0, "-map", 1, "-map", 2, "-map", 3, *X264]
+    codecs = ["-c:a:0", "ac3" if not chosen else "mp2", "-c:a:1", "mp2" if not chosen else "ac3"]
+    programs = ["-program", "title=One:st=0:st=1", "-program", "title=Two:st=2:st=3"]
+    ffmpeg(*inputs, *maps, *codecs, *programs, tmp_path / "a.ts")
+    with open_source(tmp_path / "a.ts") as source:
+        picked = 1 - chosen if source.info.width == 96 else chosen
+        codec = ("ac3", "mp2")[picked] if not chosen else ("mp2", "ac3")[picked]
+        assert [track.codec for track in source.info.tracks] == [codec]
+    assert any("1 audio and subtitle tracks of other programs are left out" in line for line in said())
+
+
+def with_captions(data: bytes) -> bytes:
+    """An H.264 stream with CEA-608 captions (A/53) before every picture."""
+    caption = bytes([0xB5, 0, 0x31]) + b"GA94" + bytes([3, 0x41, 0xFF, 0xFC, 0x94, 0x20, 0xFF])
+    message = b"\0\0\0\1" + bytes([6, 4, len(caption)]) + caption + b"\x80"
+    parts = data.replace(b"\0\0\0\1", b"\0\0\1").split(b"\0\0\1")[1:]
+    return b"".join((message if part[0] & 31 in (1, 5) else b"") + b"\0\0\0\1" + part for part in parts)
+
+
+def test_captions_in_the_pictures_are_named(tmp_path: Path, said) -> None:
+    ffmpeg(*pattern(0.4), *X264, "-bf", 0, "-x264-params", "sei=0", tmp_path / "plain.h264")
+    (tmp_path / "a.h264").write_bytes(with_captions((tmp_path / "plain.h264").read_bytes()))
+    ffmpeg("-f", "h264", "-r", 10, "-i", tmp_path / "a.h264", "-c", "copy", tmp_path / "a.mp4")
+    read(tmp_path / "a.mp4")
+    assert sum("closed captions" in line for line in said()) == 1
+    assert "closed captions" in refused(tmp_path / "a.mp4", tmp_path)
