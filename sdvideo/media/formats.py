@@ -24,13 +24,17 @@ _OUTPUTS = VIDEO_OUTPUTS | PICTURE_OUTPUTS
 # Made by cameras, recorders, editors and the web, and hardly used for anything else.
 VIDEO_SUFFIXES = frozenset(VIDEO_OUTPUTS) | frozenset(
     (
-        ".3g2", ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m2v", ".mjpeg", ".mjpg", ".mpeg", ".mpg", ".mts", ".mxf",
-        ".ogv", ".ts", ".vob", ".webm", ".wmv",
+        ".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".h264", ".h265", ".hevc", ".ivf", ".m2ts",
+        ".m2v", ".mj2", ".mjpeg", ".mjpg", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".rm", ".rmvb", ".ts",
+        ".vob", ".webm", ".wmv",
     )
 )  # fmt: skip
 PICTURE_SUFFIXES = frozenset(PICTURE_OUTPUTS) | frozenset(
-    (".apng", ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jp2", ".tif", ".tiff")
-)
+    (
+        ".apng", ".avif", ".bmp", ".dpx", ".exr", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jfif", ".jp2", ".pgm",
+        ".pnm", ".ppm", ".psd", ".tga", ".tif", ".tiff",
+    )
+)  # fmt: skip
 SDV_SUFFIXES = frozenset([".sdv"])
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,11 +33,12 @@ from .colour import from_rgb, to_rgb, usual_matrix
 from .heif import HeifFile, NotUnderstood, is_heif
 from .heif_decoder import decode_heif, left_out, pillow_reads
 from .losses import lost
+from .webp import whole_webp
 
 # No other reader of Pillow is tried: some start other programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000")
-# Ticks per second. GIF counts in 1/100 s, WebP in 1/1000 s; 1/90000 s holds the usual fractions of an APNG.
-_CLOCKS = {"GIF": 100, "WEBP": 1000, "PNG": 90_000}
+# Ticks per second. GIF counts in 1/100 s, WebP and AVIF in 1/1000 s; 1/90000 s holds the usual fractions of an APNG.
+_CLOCKS = {"GIF": 100, "WEBP": 1000, "AVIF": 1000, "PNG": 90_000}
 # A frame that lasts 1/100 s or less is shown as long as browsers show it.
 _SHORTEST, _INSTEAD = Fraction(10, 1000), Fraction(100, 1000)
 _STILL = Colour(full_range=True, matrix=6)
@@ -58,6 +60,10 @@ _SAME_LEVELS = 2  # by which the colours of two profiles may differ and still be
 # Colour spaces that a profile may have, by the mode of a picture; a grey one may have an RGB profile, too.
 _GREY = ("GRAY", "RGB ")
 _SPACES = {"L": _GREY, "I": _GREY, "1": _GREY, "CMYK": ("CMYK",), "LAB": ("Lab ",)}
+
+
+class Unread(SourceError):
+    """Pillow does not read this kind of picture; FFmpeg may."""
 
 
 class PictureSource:
@@ -139,7 +145,7 @@ class PictureSource:
     def _numbers_and_ends(self) -> tuple[range, list[Fraction]]:
         """Pillow's numbers of the frames, and the end of each in seconds; [] for a still."""
         image = self._image
-        count = getattr(image, "n_frames", 1)
+        count = self._count()
         if image.format not in _CLOCKS:
             if count > 1 and image.format != "MPO":  # its further pictures are views of the first, for other devices
                 lost("%d further pages are left out", count - 1)
@@ -150,6 +156,19 @@ class PictureSource:
             return numbers, []
         ends = list(accumulate(self._durations(numbers)))
         return range(first, first + len(ends)), ends if len(ends) > 1 else []
+
+    def _count(self) -> int:
+        """The number of frames that can be found; of a GIF that was cut short, those before the cut."""
+        try:
+            return getattr(self._image, "n_frames", 1)
+        except (IndexError, EOFError, OSError, SyntaxError, ValueError, struct.error) as error:
+            count = 1
+            with suppress(IndexError, EOFError, OSError, SyntaxError, ValueError, struct.error):
+                while True:
+                    self._image.seek(count)
+                    count += 1
+            lost("%s: ends early, after %d frames: %s", self._name, count, error)
+            return count
 
     def _durations(self, numbers: range) -> Iterator[Fraction]:
         """Seconds that each frame is shown, up to where the file is damaged; known only after decoding."""
@@ -202,11 +221,11 @@ def _translated(name: str) -> Iterator[None]:
     try:
         yield
     except SourceError as error:
-        raise SourceError(f"{name}: {error}") from error
+        raise type(error)(f"{name}: {error}") from error
     except (SdvError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise SourceError(f"{name}: begins like a picture, but cannot be read as one") from error
+        raise Unread(f"{name}: begins like a picture, but cannot be read as one") from error
     except Image.DecompressionBombError as error:
         raise SourceError(f"{name}: {_TOO_LARGE}") from error
     except Exception as error:  # on damaged files Pillow's readers raise errors of any kind
@@ -230,6 +249,10 @@ def _open(path: str | os.PathLike[str]) -> Image.Image:
     with open(path, "rb") as file:
         if is_heif(file.read(12)):
             return _open_heif(path, file)
+        file.seek(0)
+        if (whole := whole_webp(file)) is not None:
+            lost("%s: ends early: the frame that is cut is left out", os.fspath(path))
+            return Image.open(io.BytesIO(whole), formats=_FORMATS)
     return Image.open(path, formats=_FORMATS)
 
 
@@ -275,7 +298,7 @@ def _upright(image: Image.Image) -> Image.Image:
 def _losses(image: Image.Image) -> list[str]:
     """What this picture, which is not loaded yet, loses as 8-bit RGB: lines for the log, often none."""
     if image.mode in ("I", "F"):
-        raise SourceError("has samples of 32 bits, whose white level is not known; convert it first")
+        raise Unread("has samples of 32 bits, whose white level is not known; convert it first")
     lines = []
     if (
         ";16" in f"{image.mode} {getattr(image, 'tile', '')}"

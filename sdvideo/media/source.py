@@ -58,6 +58,7 @@ _PICTURES = re.compile(
     rb"|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
     re.DOTALL,
 )
+_MOTION_JPEG_2000 = b"ftypmjp2"  # after the signature that JPEG 2000 pictures have as well
 _JPEG, _TIFF = b"\xff\xd8\xff", (b"II*\0", b"MM\0*")
 
 
@@ -68,9 +69,15 @@ def open_source(path: str | os.PathLike[str]) -> Source | PictureSource:
         SourceError: the file does not exist, is neither video nor picture, or has no decodable picture.
     """
     if _is_picture(path):
-        from .image import PictureSource  # imports Pillow, which videos do not need
+        from .image import PictureSource, Unread  # imports Pillow, which videos do not need
 
-        return PictureSource(path)
+        try:
+            return PictureSource(path)
+        except Unread as error:
+            try:
+                return Source(path)
+            except SourceError:
+                raise error from None
     return Source(path)
 
 
@@ -79,7 +86,7 @@ def _is_picture(path: str | os.PathLike[str]) -> bool:
         return False
     try:
         with open(path, "rb") as file:
-            head = file.read(16)
+            head = file.read(24)
     except OSError:
         return False  # Source reports the reason
     suffix = Path(path).suffix.lower()
@@ -87,7 +94,7 @@ def _is_picture(path: str | os.PathLike[str]) -> bool:
         return suffix not in (".mjpg", ".mjpeg")  # a video of consecutive JPEGs
     if head.startswith(_TIFF):
         return suffix in (".tif", ".tiff")  # raw files of cameras are TIFFs with a small picture in front
-    return bool(_PICTURES.match(head)) or is_heif(head)
+    return (bool(_PICTURES.match(head)) and head[16:24] != _MOTION_JPEG_2000) or is_heif(head)
 
 
 _STILLS = Disposition.attached_pic | Disposition.timed_thumbnails

@@ -34,9 +34,10 @@ GROUP_OPTIONS = "keyint=-1:scd=0:qp-scale-compress-strength=2"
 # SVT-AV1 sets the effort of its search by the CRF it is given, not by what startup-qp-offset makes of it; and a closed
 # group is all start-up. So it gets a coarser CRF and an offset back: 4 % fewer bits for a third more time.
 _MAX_OFFSET, _CRF_PER_OFFSET, _COARSEST_CRF = 8, 1.1, 63
-# Screen content gets AV1's tools for it, whatever SVT-AV1's own detector says. In key frames they search for copies,
-# which takes up to 100 us a pixel, so larger pictures are left to the detector.
-_SCREEN_CONTENT, _MAX_SEARCHED = "scm=1", 1920 * 1088
+# Screen content gets AV1's tools for it, and nothing else does, whatever SVT-AV1's own detector says: it takes noise of
+# few colours for a screen, too. In key frames the tools search for copies, which takes up to 100 us a pixel, so larger
+# pictures of screen content are left to the detector.
+_SCREEN_CONTENT, _OTHER_CONTENT, _MAX_SEARCHED = "scm=1", "scm=0", 1920 * 1088
 # On screen content preset 6 takes three to four times as long as 7, for a fifth fewer bits: too slow for "fast".
 _SCREEN_PRESET = {6: 7}
 _TRIES = 3  # at a group whose AV1 does not decode
@@ -60,9 +61,12 @@ def encode_base(
         size = f"{pictures[0].width}x{pictures[0].height}"
         raise SettingError(f"{size} is too high for base av1, which takes at most {_MAX_LINES} lines; use base none")
     params = f"{_crf_params(crf)}:{GROUP_OPTIONS}"
-    if preset != TRIAL_PRESET and width * height <= _MAX_SEARCHED and is_screen_content(pictures):
-        params += f":{_SCREEN_CONTENT}"
-        preset = _SCREEN_PRESET.get(preset, preset)
+    if preset != TRIAL_PRESET:
+        if not is_screen_content(pictures):
+            params += f":{_OTHER_CONTENT}"
+        elif width * height <= _MAX_SEARCHED:
+            params += f":{_SCREEN_CONTENT}"
+            preset = _SCREEN_PRESET.get(preset, preset)
     options = {"preset": str(preset), "svtav1-params": params}
     small = [scaled(picture, width, height) for picture in pictures]
     if prefilter is not None:
