@@ -123,6 +123,9 @@ class Sink(ABC, Generic[TimedFrame]):
             raise SinkError(f"{self._name}: {reason(exc)}") from exc
 
 
+_HALF_FRAME = Fraction(1, 2)  # the most by which a picture may come at another time than the rate says
+
+
 class Y4mSink(Sink[Frame]):
     """YUV4MPEG2: uncompressed samples at a constant rate."""
 
@@ -130,13 +133,14 @@ class Y4mSink(Sink[Frame]):
         super().__init__(path, info)
         if info.tracks or info.chapters:
             log.warning("y4m holds no sound, subtitles or chapters: they are left out")
+        self._rate = info.rate or Fraction(25)
+        self._first_pts, self._count, self._even = 0, 0, True
         with self._translated():
             self._output = self._file or self._resources.enter_context(open(self._name, "wb"))  # noqa: SIM115
             self._output.write(self._header())
 
     def _header(self) -> bytes:
-        info = self._info
-        rate = info.rate or Fraction(25)
+        info, rate = self._info, self._rate
         code_range = "FULL" if info.colour.full_range else "LIMITED"
         return (
             f"YUV4MPEG2 W{info.width} H{info.height} F{rate.numerator}:{rate.denominator} Ip "
@@ -147,12 +151,19 @@ class Y4mSink(Sink[Frame]):
         self._check_size(frame.picture)
 
     def _write(self, frame: Frame) -> None:
+        if not self._count:
+            self._first_pts = frame.pts
+        late = (frame.pts - self._first_pts) * self._info.time_base * self._rate - self._count
+        self._even &= abs(late) < _HALF_FRAME
+        self._count += 1
         self._output.write(b"FRAME\n")
         for plane in (frame.picture.y, frame.picture.u, frame.picture.v):
             self._output.write(np.ascontiguousarray(plane).data)
 
     def _finish(self) -> None:
         self._output.flush()
+        if not self._even:
+            log.warning("y4m holds no times: the pictures, whose times are uneven, now come at %.4g fps", self._rate)
 
 
 class StillSink(Sink[Frame]):

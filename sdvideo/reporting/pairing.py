@@ -142,7 +142,8 @@ def pair_frames(
     """Read both videos: each frame of the reference with the frame of the distorted video that it is compared with.
 
     Without align that is the frame of the same number. Raises SourceError at once if the two differ in size, frame rate
-    or the meaning of code values, and from the iterator if one video ends before the other.
+    or the meaning of code values, and from the iterator if one video ends before the other. A note says if their times
+    differ.
 
     With align it is the frame nearest in time, both counted from the first frame of their video. It is scaled to the
     size of the reference (Lanczos), and converted to its range and matrix. The pairs end with the shorter video. The
@@ -155,7 +156,7 @@ def pair_frames(
         if align:
             yield _by_time(sources, decoded, reference, distorted, notes)
         else:
-            yield _by_number(sources, decoded, reference, distorted)
+            yield _by_number(sources, decoded, reference, distorted, notes)
 
 
 _HINT = "give --align to compare them nevertheless"
@@ -172,13 +173,21 @@ def _check_alike(reference: ComparedVideo, distorted: ComparedVideo) -> None:
 
 
 def _by_number(
-    sources: TimedFrames, decoded: TimedFrames, reference: ComparedVideo, distorted: ComparedVideo
+    sources: TimedFrames, decoded: TimedFrames, reference: ComparedVideo, distorted: ComparedVideo, notes: list[str]
 ) -> Iterator[tuple[SizedFrame, SizedFrame]]:
+    apart = None
     for number, (x, y) in enumerate(zip_longest(sources, decoded)):
         if x is None or y is None:
             short, long = (reference, distorted) if x is None else (distorted, reference)
             raise SourceError(f"{short.name} ends after {number} frames, {long.name} goes on: {_HINT}")
+        if apart is None and abs(x[0] - y[0]) > _duration(x[1], reference) / 2:
+            apart = number, float(y[0] - x[0])
         yield x[1], y[1]
+    if apart is not None:
+        notes.append(
+            f"frames were paired by number, though the times of {distorted.name} are {apart[1]:+.3g} s apart from frame "
+            f"{apart[0]} on: a frame may be missing or doubled; --align pairs by time"
+        )
 
 
 def _by_time(

@@ -12,7 +12,7 @@ The JSON (schema 1; later versions may add keys, but never change the meaning of
     schema, type, version   1, "report", and the version of sdvideo that wrote it
     info.reference          path, width, height, frames_per_second (null: not known)
     info.distorted          the same; for an .sdv also model, base and settings
-    info.notes              what --align did, in words
+    info.notes              what --align did, or how times differ, in words
     measures                name, title, unit and better ("higher", "lower" or "one") of every measure, in order
     summary                 frames, key_frames, seconds, bytes, kbit_per_second;
                             cuts: the numbers of the frames after a scene cut, which the temporal measures leave out;

@@ -325,3 +325,10 @@ def test_captions_in_the_pictures_are_named(tmp_path: Path, said) -> None:
     read(tmp_path / "a.mp4")
     assert sum("closed captions" in line for line in said()) == 1
     assert "closed captions" in refused(tmp_path / "a.mp4", tmp_path)
+
+
+def test_uneven_times_in_a_y4m_are_told(clips, tmp_path: Path, said) -> None:
+    for name, uneven in (("silent", False), ("vfr", True)):
+        sdvideo.encode(clips[name].path, tmp_path / f"{name}.sdv", preset="fast")
+        sdvideo.decode(tmp_path / f"{name}.sdv", tmp_path / f"{name}.y4m")
+        assert any("y4m holds no times" in line for line in said()) == uneven

@@ -31,6 +31,7 @@ from sdvideo.container import Reader
 from sdvideo.errors import SourceError
 from sdvideo.frames import Colour, Picture, StreamInfo
 from sdvideo.media.colour import to_frame
+from sdvideo.media.output import open_sink
 from sdvideo.media.source import open_source
 from sdvideo.metrics import MEASURES, Measure
 from sdvideo.metrics.meter import Meter
@@ -340,3 +341,21 @@ def test_without_the_extra_the_report_has_no_vmaf(clips: Clips, monkeypatch):
     monkeypatch.setattr("sdvideo.metrics.vmaf.find_ffmpeg", lambda: None)
     result = sdvideo.report(clips["cfr"].path, clips["cfr"].path)
     assert "vmaf" not in result.summary and "mcf" in result.summary
+
+
+def test_a_frame_that_is_missing_is_told(clips, tmp_path, caplog):
+    """Frame 5 of the distorted video is gone, and its last one is doubled: as many frames, other times."""
+    source = clips["silent"].path
+    with open_source(source) as video:
+        frames, info = list(video.frames()), video.info
+    step = frames[1].pts
+    kept = [frame for number, frame in enumerate(frames) if number != 5]
+    kept.append(replace(kept[-1], pts=kept[-1].pts + step))
+    with open_sink(tmp_path / "b.mp4", info, lossless=True) as sink:
+        for frame in kept:
+            sink.write(frame)
+    sdvideo.report(source, tmp_path / "b.mp4")
+    assert "paired by number, though the times" in caplog.text and "+0.04 s apart from frame 5 on" in caplog.text
+    caplog.clear()
+    sdvideo.report(source, source)
+    assert not caplog.text
