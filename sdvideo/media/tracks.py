@@ -139,6 +139,8 @@ class TrackWriter:
         self._containers: list[OutputContainer] = []
         self._order = _Order()
         self._lost: dict[int, int] = {}
+        self._layouts: dict[int, tuple[int, int]] = {}  # by stream, see _adts_configuration
+        self._other: dict[int, Fraction] = {}  # seconds left out in another layout, by stream
 
     @property
     def forms(self) -> tuple[str, ...]:
@@ -168,6 +170,8 @@ class TrackWriter:
         index = packet.stream_index
         if not packet.size or index not in self._outputs:
             return
+        if self._changed(packet):
+            return
         begin = ticks(self._begin, packet.time_base)
         packet.pts, packet.dts = (None if time is None else time - begin for time in (packet.pts, packet.dts))
         if packet.stream.type == "audio":
@@ -183,6 +187,16 @@ class TrackWriter:
         except (av.ArgumentError, av.InvalidDataError, ValueError):
             self._lost[index] = self._lost.get(index, 0) + 1
 
+    def _changed(self, packet: Packet) -> bool:
+        """Whether AAC with a header before each packet has another rate or layout than at first: no track file holds
+        both."""
+        found = _adts_configuration(packet)
+        if found is None or found == self._layouts.setdefault(packet.stream_index, found):
+            return False
+        seconds = (packet.duration or 0) * packet.time_base
+        self._other[packet.stream_index] = self._other.get(packet.stream_index, Fraction(0)) + seconds
+        return True
+
     def close(self) -> None:
         """Finish the files and warn about lost packets. Raises SinkError."""
         while self._containers:
@@ -191,7 +205,11 @@ class TrackWriter:
         for index, count in self._lost.items():
             line = "%s: %d of its packets, damaged or out of order, are left out"
             lost(line, describe(self._outputs[index]), count)
+        for index, seconds in self._other.items():
+            line = "%s: its rate or layout changes in mid-stream: %.1f s in another one than at first are left out"
+            lost(line, describe(self._outputs[index]), seconds)
         self._lost.clear()
+        self._other.clear()
 
     @contextmanager
     def _room(self) -> Iterator[None]:
@@ -243,6 +261,16 @@ class TrackReader:
         self._next = next((packet for packet in self._packets if packet.size), None)
         if self._next is not None and self._next.stream.type == "audio":
             self._order.repair(self._next, self._ties)
+
+
+def _adts_configuration(packet: Packet) -> tuple[int, int] | None:
+    """Rate index and channel configuration in the ADTS header of an AAC packet; None for other packets."""
+    if packet.size < 7 or packet.stream.type != "audio" or packet.stream.codec_context.name != "aac":
+        return None
+    head = bytes(packet)[:4]
+    if head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
+        return None
+    return head[2] >> 2 & 15, (head[2] & 1) << 2 | head[3] >> 6
 
 
 class _Order:

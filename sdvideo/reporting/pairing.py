@@ -185,8 +185,8 @@ def _by_number(
         yield x[1], y[1]
     if apart is not None:
         notes.append(
-            f"frames were paired by number, though the times of {distorted.name} are {apart[1]:+.3g} s apart from frame "
-            f"{apart[0]} on: a frame may be missing or doubled; --align pairs by time"
+            f"frames were paired by number, though the times of {distorted.name} are {apart[1]:+.3g} s apart from "
+            f"frame {apart[0]} on: a frame may be missing or doubled; --align pairs by time"
         )
 
 

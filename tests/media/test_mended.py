@@ -332,3 +332,18 @@ def test_uneven_times_in_a_y4m_are_told(clips, tmp_path: Path, said) -> None:
         sdvideo.encode(clips[name].path, tmp_path / f"{name}.sdv", preset="fast")
         sdvideo.decode(tmp_path / f"{name}.sdv", tmp_path / f"{name}.y4m")
         assert any("y4m holds no times" in line for line in said()) == uneven
+
+
+def test_sound_that_changes_its_layout_is_named(tmp_path: Path, said) -> None:
+    parts = []
+    for channels in (1, 2):
+        part = tmp_path / f"{channels}.ts"
+        ffmpeg(*pattern(1), *TONE, "-t", 1, *X264, "-c:a", "aac", "-ac", channels, part)
+        parts.append(part.read_bytes())
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    sdvideo.encode(tmp_path / "both.ts", tmp_path / "a.sdv", preset="fast")
+    (line,) = [line for line in said() if "layout" in line]
+    assert "audio track aac: its rate or layout changes in mid-stream: 1." in line
+    sdvideo.decode(tmp_path / "a.sdv", tmp_path / "a.mp4")
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert {frame.layout.name for frame in container.decode(audio=0)} == {"mono"}
