@@ -10,7 +10,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from sdvideo.frames import Colour, Picture
 
-from .side_data import SideDataReader
+from .probing.side_data import SideDataReader
 
 # Bicubic chroma in both directions, and rounding that is the same on every CPU.
 _SCALING = (

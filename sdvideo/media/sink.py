@@ -181,7 +181,7 @@ class StillSink(Sink[Frame]):
     def _write(self, frame: Frame) -> None:
         if self._last_pts is not None:
             raise SinkError(f"{self._name}: {self._kind} holds one picture")
-        from .image import write_picture  # imports Pillow, which videos do not need
+        from .stills.image import write_picture  # imports Pillow, which videos do not need
 
         write_picture(self._file or self._name, frame.picture, self._info, self._kind, self._lossless)
 

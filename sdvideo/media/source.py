@@ -23,18 +23,18 @@ from sdvideo.frames import Chapter, Frame, StreamInfo
 
 from . import colour
 from .alike import AlikePictures
-from .foreign import foreign_kind, unread_kind
-from .heif import is_heif
 from .losses import lost
 from .metadata import metadata_of
-from .programs import program_of
-from .side_data import SideDataReader
+from .probing.foreign import foreign_kind, unread_kind
+from .probing.programs import program_of
+from .probing.side_data import SideDataReader
+from .probing.track_header import VideoHeader, read_video_header
+from .stills.heif import is_heif
 from .timeline import ContinuousClock, DecodingTimes, PictureClock
-from .track_header import VideoHeader, read_video_header
 from .tracks import Packet, SideStream, TrackWriter, reason, side_streams, ticks, time_base
 
 if TYPE_CHECKING:
-    from .image import PictureSource
+    from .stills.image import PictureSource
 
 
 # Seconds that may be missing at the end without a warning: not every container stores how long the last picture lasts.
@@ -69,7 +69,7 @@ def open_source(path: str | os.PathLike[str]) -> Source | PictureSource:
         SourceError: the file does not exist, is neither video nor picture, or has no decodable picture.
     """
     if _is_picture(path):
-        from .image import PictureSource, Unread  # imports Pillow, which videos do not need
+        from .stills.image import PictureSource, Unread  # imports Pillow, which videos do not need
 
         try:
             return PictureSource(path)

@@ -17,7 +17,7 @@ from test_image import assert_alike, photo
 
 import sdvideo
 from sdvideo.media.colour import to_rgb
-from sdvideo.media.side_data import SideDataReader
+from sdvideo.media.probing.side_data import SideDataReader
 from sdvideo.media.source import open_source
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from sdvideo.errors import SourceError
-
-from .boxes import boxes, top_boxes
+from sdvideo.media.probing.boxes import boxes, top_boxes
 
 _MAX_META = 2**26  # bytes; that of a photo with a thousand tiles has 50,000, but it may hold a small picture
 _PICTURES = frozenset(

@@ -19,10 +19,10 @@ from PIL import Image
 
 from sdvideo.errors import SourceError
 from sdvideo.frames import Colour
+from sdvideo.media import colour
+from sdvideo.media.losses import lost
 
-from . import colour
 from .heif import Grid, HeifFile, Item, NotUnderstood
-from .losses import lost
 
 # By type of item: FFmpeg's decoder, and the property that configures it.
 _CODECS = {

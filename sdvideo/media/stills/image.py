@@ -28,11 +28,11 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from sdvideo.container.header import MAX_AREA, MAX_PROFILE, MAX_SIDE
 from sdvideo.errors import SdvError, SourceError
 from sdvideo.frames import Colour, Frame, Picture, StreamInfo
+from sdvideo.media.colour import from_rgb, to_rgb, usual_matrix
+from sdvideo.media.losses import lost
 
-from .colour import from_rgb, to_rgb, usual_matrix
 from .heif import HeifFile, NotUnderstood, is_heif
 from .heif_decoder import decode_heif, left_out, pillow_reads
-from .losses import lost
 from .webp import whole_webp
 
 # No other reader of Pillow is tried: some start other programs.

@@ -1,0 +1,1 @@
+"""What files say of their streams and PyAV does not show."""

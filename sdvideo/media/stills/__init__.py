@@ -1,0 +1,1 @@
+"""Pictures and animations, through Pillow: stills of all kinds, HEIF from its structure on."""
