@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -391,6 +392,13 @@ def shared_clips() -> list[Path]:
     if not found:
         pytest.skip("no real clips beside the checkout")
     return found
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """What was logged so far as a warning or worse, a line a message."""
+    caplog.set_level(logging.WARNING, "sdvideo")
+    return lambda: [record.getMessage() for record in caplog.records]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import subprocess
 from fractions import Fraction
 from pathlib import Path
@@ -12,49 +11,10 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 from conftest import synthesise
+from files import TONE, X264, ffmpeg, pattern, read, refused, seconds_of
 
 import sdvideo
-from sdvideo.errors import SourceError
-from sdvideo.frames import Frame
-from sdvideo.media.source import Source, open_source
-
-X264 = ("-c:v", "libx264", "-preset", "veryfast", "-qp", "10", "-pix_fmt", "yuv420p")
-TONE = ("-f", "lavfi", "-i", "sine=f=440:r=48000:d=2")
-
-
-def ffmpeg(*arguments: object) -> None:
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-y", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def pattern(seconds: float = 2, size: str = "96x64", rate: int = 10) -> tuple[str, ...]:
-    return "-f", "lavfi", "-i", f"testsrc2=s={size}:d={seconds}:r={rate}"
-
-
-def seconds_of(source: Source, frames: list[Frame]) -> list[float]:
-    return [float(frame.pts * source.info.time_base) for frame in frames]
-
-
-def read(path: Path) -> tuple[Source, list[Frame]]:
-    with open_source(path) as source:
-        return source, list(source.frames())
-
-
-@pytest.fixture
-def said(caplog: pytest.LogCaptureFixture):
-    """What was logged so far, a line a message."""
-    caplog.set_level(logging.WARNING, "sdvideo")
-    return lambda: [record.getMessage() for record in caplog.records]
-
-
-def refused(path: Path, folder: Path) -> str:
-    """The error of a strict encode, which leaves no file behind."""
-    with pytest.raises(SourceError, match="refused, as --strict asks") as info:
-        sdvideo.encode(path, folder / "strict.sdv", preset="fast", strict=True)
-    assert not list(folder.glob("*strict.sdv*"))
-    return str(info.value)
-
+from sdvideo.media.source import open_source
 
 # --- damage -------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import av
 import pytest
-from test_mended import TONE, X264, ffmpeg, pattern, refused, said  # noqa: F401  # said is a fixture
+from files import TONE, X264, ffmpeg, pattern, refused
 
 import sdvideo
 
@@ -29,7 +29,7 @@ def tagged(path: Path, tags: dict[str, str]) -> Path:
 
 @pytest.mark.parametrize("source", ["mp4", "mov", "mkv"])
 @pytest.mark.parametrize("target", ["mp4", "mkv"])
-def test_tags_come_back(tmp_path: Path, said, source: str, target: str) -> None:  # noqa: F811
+def test_tags_come_back(tmp_path: Path, said, source: str, target: str) -> None:
     tags = TAGS | QUICKTIME
     path = tagged(tmp_path / f"a.{source}", tags)
     sdvideo.encode(path, tmp_path / "a.sdv", preset="fast")
@@ -67,7 +67,7 @@ def test_a_video_that_is_not_to_be_chosen_stays_so(tmp_path: Path) -> None:
             assert not container.streams.video[0].disposition & av.stream.Disposition.default
 
 
-def test_metadata_that_is_too_long_is_named(tmp_path: Path, said) -> None:  # noqa: F811
+def test_metadata_that_is_too_long_is_named(tmp_path: Path, said) -> None:
     path = tmp_path / "a.mkv"
     write = av.open(str(path), "w")
     with write as container:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_mended import X264, ffmpeg, pattern, read, refused, said  # noqa: F401  # said is a fixture
+from files import X264, ffmpeg, pattern, read, refused
 
 import sdvideo
 from sdvideo.errors import SourceError
@@ -105,7 +105,7 @@ def dolby_vision(profile: int, compatible: int) -> bytes:
     return box(b"dvcC", struct.pack(">BBHB", 1, 0, profile << 9 | 5, compatible << 4) + bytes(19))
 
 
-def test_dolby_vision_without_a_base_is_named(plain: Path, tmp_path: Path, said) -> None:  # noqa: F811
+def test_dolby_vision_without_a_base_is_named(plain: Path, tmp_path: Path, said) -> None:
     with_boxes(
         plain, tmp_path / "vision.mp4", box(b"dvcC", struct.pack(">BBHB", 1, 0, 5 << 9 | 6 << 3 | 5, 0) + bytes(19))
     )
@@ -114,13 +114,13 @@ def test_dolby_vision_without_a_base_is_named(plain: Path, tmp_path: Path, said)
     assert "Dolby Vision" in refused(tmp_path / "vision.mp4", tmp_path)
 
 
-def test_dolby_vision_with_a_base_is_a_plain_video(plain: Path, tmp_path: Path, said) -> None:  # noqa: F811
+def test_dolby_vision_with_a_base_is_a_plain_video(plain: Path, tmp_path: Path, said) -> None:
     with_boxes(plain, tmp_path / "vision.mp4", dolby_vision(8, 4))
     read(tmp_path / "vision.mp4")
     assert not said()
 
 
-def test_panoramas_and_stereo_are_named(plain: Path, tmp_path: Path, said) -> None:  # noqa: F811
+def test_panoramas_and_stereo_are_named(plain: Path, tmp_path: Path, said) -> None:
     sphere = box(b"sv3d", box(b"svhd", bytes(5)) + box(b"proj", box(b"prhd", bytes(16)) + box(b"equi", bytes(20))))
     with_boxes(plain, tmp_path / "wide.mp4", box(b"st3d", bytes(4) + b"\1") + sphere)
     read(tmp_path / "wide.mp4")
