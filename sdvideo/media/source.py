@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import av
 from av.container import InputContainer
-from av.stream import Disposition, Stream
+from av.stream import Stream
 
 from sdvideo.container.header import MAX_KEY, MAX_TEXT
 from sdvideo.errors import SourceError
@@ -25,13 +24,11 @@ from . import colour
 from .alike import AlikePictures
 from .losses import lost
 from .metadata import metadata_of
-from .probing.foreign import foreign_kind, unread_kind
-from .probing.programs import program_of
 from .probing.side_data import SideDataReader
-from .probing.track_header import VideoHeader, read_video_header
 from .stills.heif import is_heif
+from .streams import STANDARD_INPUT, choose_streams, no_picture, open_container
 from .timeline import ContinuousClock, DecodingTimes, PictureClock
-from .tracks import Packet, SideStream, TrackWriter, reason, side_streams, ticks, time_base
+from .tracks import Packet, TrackWriter, reason, ticks, time_base
 
 if TYPE_CHECKING:
     from .stills.image import PictureSource
@@ -97,10 +94,6 @@ def _is_picture(path: str | os.PathLike[str]) -> bool:
     return (bool(_PICTURES.match(head)) and head[16:24] != _MOTION_JPEG_2000) or is_heif(head)
 
 
-_STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
-_PART = Disposition.dependent  # no video of its own, such as a tile of a picture
-
-
 class Source:
     """A video being read; a context manager. Its times count from the beginning of the file.
 
@@ -112,24 +105,23 @@ class Source:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         piped = os.fspath(path) == "-"
-        self._name = "standard input" if piped else os.fspath(path)
+        self._name = STANDARD_INPUT if piped else os.fspath(path)
         self.seekable = not piped and Path(path).is_file()
         self._resources = ExitStack()
         self._count: int | None = None
         self._copied = self._exhausted = self._started = False
         self._told: set[str] = set()
         self._pending: list[Packet] | None = []  # of other streams of a pipe, until the first picture is read
-        self._container = self._resources.enter_context(self._open_container())
+        self._container = self._resources.enter_context(open_container(self._name, self.seekable))
         try:
-            self._video = self._choose_video()
+            self._streams = choose_streams(self._container, self._name, self.seekable)
+            self._video = self._streams.video
             self._time_base = time_base(self._video)
-            self._header = self._read_header()
-            self._sides = self._side_streams()
             self._decoded = self._decode()
             self._first = self._first_frame()
             self._begin = self._find_begin()
             folder = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="sdvideo-"))
-            self._writer = TrackWriter(self._sides, Path(folder), self._begin)
+            self._writer = TrackWriter(self._streams.sides, Path(folder), self._begin)
             self._resources.callback(self._writer.close)
             if not self.seekable:
                 self._writer.open(self._container)
@@ -167,7 +159,7 @@ class Source:
         clock, alike, end = PictureClock(self.info, self._begin), AlikePictures(self._first), 0
         for frame in self._watched(chain((self._first,), self._decoded)):
             try:
-                picture = self._orientation.apply(colour.cropped(alike.picture(frame), self._header.margins))
+                picture = self._orientation.apply(colour.cropped(alike.picture(frame), self._streams.header.margins))
             except av.FFmpegError as exc:
                 raise SourceError(f"{self._name}: {frame.format.name} pictures: {reason(exc)}") from exc
             pts, duration = clock.pts(frame), frame.duration or 0
@@ -218,97 +210,14 @@ class Source:
         """Bytes and key flag of the coded pictures, by pts; not for pipes."""
         found: dict[int, tuple[int, bool]] = {}
         begin = ticks(self._begin, self._time_base)
-        with self._open_container() as container:
+        with open_container(self._name, self.seekable) as container:
             for packet in self._packets(container, False):
                 if packet.size and (time := packet.dts if packet.pts is None else packet.pts) is not None:
                     size, key = found.get(time - begin, (0, False))
                     found[time - begin] = size + packet.size, key or packet.is_keyframe
         return found
 
-    @property
-    def _unless_late(self) -> str:
-        return "" if self.seekable else " (or an MP4 with its index at the end, which cannot be read from a pipe)"
-
     # --- opening --------------------------------------------------------------------------------------------
-
-    def _open_container(self) -> InputContainer:
-        try:
-            if self._name == "standard input":
-                container = av.open(sys.stdin.buffer, "r", metadata_errors="replace")
-            else:
-                # Python's open() first: its errors distinguish a missing file, a folder and a forbidden file.
-                open(self._name, "rb").close() if self.seekable else os.stat(self._name)
-                if self.seekable and (other := foreign_kind(Path(self._name))):
-                    raise SourceError(f"{self._name}: {other}")
-                container = av.open(f"file:{self._name}", "r", metadata_errors="replace")
-        except (av.FFmpegError, OSError) as exc:
-            why = self._instead() if isinstance(exc, av.InvalidDataError | av.ArgumentError) else ""
-            raise SourceError(f"{self._name}: {why or reason(exc)}") from exc
-        if container.format.name == "tty":  # FFmpeg renders any .txt file as a terminal
-            container.close()
-            raise SourceError(f"{self._name}: not a video but text")
-        return container
-
-    def _instead(self) -> str:
-        """What a file is that FFmpeg does not know."""
-        return unread_kind(Path(self._name)) if self.seekable else f"not a video{self._unless_late}"
-
-    def _choose_video(self) -> av.VideoStream:
-        videos = [stream for stream in self._container.streams.video if not stream.disposition & (_STILLS | _PART)]
-        if not videos:
-            raise SourceError(f"{self._name}: has no video stream")
-        video = next((v for v in videos if v.disposition & Disposition.default), videos[0])
-        if video.codec_context is None:
-            raise SourceError(f"{self._name}: no decoder for its video stream")
-        if len(videos) > 1:
-            lost("%d further video streams are left out: an .sdv holds one", len(videos) - 1)
-        if others := self._unsupported():
-            lost("left out, an .sdv cannot hold them: %s; keep the original for them", ", ".join(others))
-        # With a thread for each frame, an error at the end would take the pictures behind it along.
-        video.thread_type = "SLICE"
-        video.codec_context.thread_count = 2
-        return video
-
-    def _side_streams(self) -> list[SideStream]:
-        """The sound and subtitles to keep: in a transport stream with several programs, those of the video's."""
-        streams = side_streams(self._container)
-        if not self.seekable or self._container.format.name != "mpegts":
-            return streams
-        with open(self._name, "rb") as file:
-            own = program_of(file, self._video.id)
-        kept = [stream for stream in streams if not own or stream.id in own]
-        if len(kept) < len(streams):
-            lost("%d audio and subtitle tracks of other programs are left out", len(streams) - len(kept))
-        return kept
-
-    def _read_header(self) -> VideoHeader:
-        """What PyAV does not show of the video. Raises SourceError if it is encrypted."""
-        if not self.seekable:
-            return VideoHeader()
-        position = [stream.index for stream in self._container.streams.video].index(self._video.index)
-        with open(self._name, "rb") as file:
-            header = read_video_header(file, self._container.format.name, self._video.id, position)
-        if header.encrypted:
-            raise SourceError(f"{self._name}: its pictures are encrypted")
-        if header.dolby_vision is not None:
-            lost("Dolby Vision of profile %d: its colours are wrong without a decoder for it", header.dolby_vision)
-        if header.views:
-            lost("it is left out that the video is meant for %s: players will show it flat", " and ".join(header.views))
-        return header
-
-    def _unsupported(self) -> list[str]:
-        """In words: streams that are no pictures, sound or subtitles, and not kept as chapters or metadata."""
-        streams = self._container.streams
-        chaptered = bool(self._container.chapters())
-        covers = ["cover art" for stream in streams.video if stream.disposition & _STILLS]
-        parts = ["video stream that is part of another" for stream in streams.video if stream.disposition & _PART]
-        files = [f"attached file {stream.metadata.get('filename', '')}".strip() for stream in streams.attachments]
-        data = [
-            f"data stream {stream.name or 'of an unknown kind'}"
-            for stream in streams.data
-            if "timecode" not in stream.metadata and not (chaptered and stream.name == "bin_data")
-        ]
-        return covers + parts + files + data
 
     def _find_begin(self) -> Fraction:
         """When the first picture or sound is due, in seconds: players count from there, and MP4 cannot start below 0.
@@ -328,7 +237,7 @@ class Source:
     def _first_frame(self) -> av.VideoFrame:
         frame = next(self._decoded, None)
         if frame is None:
-            raise SourceError(f"{self._name}: has no decodable picture{self._unless_late}")
+            raise no_picture(self._name, self.seekable)
         # WebM stores transparency in a second stream, which the decoder of the colours does not see.
         transparent = self._video.metadata.get("alpha_mode") == "1"
         for line in colour.losses(frame, transparent):
@@ -336,9 +245,9 @@ class Source:
         return frame
 
     def _describe(self) -> StreamInfo:
-        left, top, right, bottom = self._header.margins
+        left, top, right, bottom = self._streams.header.margins
         width, height = self._first.width - left - right, self._first.height - top - bottom
-        sar = self._header.sar or self._video.sample_aspect_ratio or Fraction(1)
+        sar = self._streams.header.sar or self._video.sample_aspect_ratio or Fraction(1)
         if self._orientation.swap:
             width, height, sar = height, width, 1 / sar
         chapters = (
@@ -466,7 +375,7 @@ class Source:
             return
         self._copied = True
         count = 0
-        with self._open_container() as container:
+        with open_container(self._name, self.seekable) as container:
             self._writer.open(container)
             for packet in self._packets(container, True):
                 if packet.stream.index != self._video.index:
@@ -489,7 +398,7 @@ class Source:
         A clock that jumps can be followed only if all are read, so that all passes find the same jumps.
         """
         clock = ContinuousClock() if container.format.name in _JUMPING else None
-        wanted = [self._video.index, *(stream.index for stream in self._sides if sides or clock is not None)]
+        wanted = [self._video.index, *(stream.index for stream in self._streams.sides if sides or clock is not None)]
         try:
             for packet in container.demux(*(container.streams[index] for index in wanted)):
                 if clock is not None and packet.size:
