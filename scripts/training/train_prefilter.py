@@ -28,7 +28,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 
-from sdvideo.codecs.av1.prefilter import SQUARE
+from sdvideo.codecs.av1.prefilter_engine import SQUARE
 from sdvideo.codecs.av1.prefilter_network import PrefilterNetwork
 from sdvideo.restoration.engine import NO_HISTORY, conditioning
 from sdvideo.restoration.network import RestorationNetwork

@@ -335,7 +335,7 @@ class Source:
             shown += len(frames)
             concealed += sum(frame.is_corrupt for frame in frames)
             yield from frames if times is None else map(times.timed, frames)
-        if bad or concealed:
+        if shown and (bad or concealed):
             lost(
                 "damaged pictures: %d left out, where the picture before stays, %d concealed by the decoder",
                 max(bad, sent - shown) if bad else 0,

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -25,21 +24,12 @@ from sdvideo.restoration.loading import runs_openvino
 from sdvideo.restoration.patches import add_rounded, depth_to_space, space_to_depth
 from sdvideo.runtime.device import choose_device
 
-SQUARE = 4
-SAMPLES = SQUARE**2
+from .prefilter_engine import SQUARE, PrefilterEngine
+
 # The network may change at most this share of the usual squared error. In natural pictures it changes a twentieth at
 # most; on rendered text, which was not in its training set, a third, and makes it worse.
 _MAX_SHARE = 0.1
 _COARSE = 54  # the CRF from which on it gains at two thirds; at full size it always does, at half size never
-CHANNELS, BLOCKS = 48, 3  # of the network
-
-
-class PrefilterEngine(Protocol):
-    """Runs the network on planes cut into squares, see `restoration/patches.py`."""
-
-    def change(self, luma: np.ndarray, setting: tuple[float, float]) -> np.ndarray:
-        """luma: uint8 [h, w, 16]; setting: see conditioning. Returns the change, float32 [h, w, 16], not rounded."""
-        ...
 
 
 class Prefilter:

@@ -15,7 +15,7 @@ from torch import nn
 
 from sdvideo.restoration.network import ResidualBlock, dct_basis, load_network
 
-from .prefilter import BLOCKS, CHANNELS, SAMPLES, SQUARE
+from .prefilter_engine import BLOCKS, CHANNELS, SAMPLES, SQUARE
 
 
 class PrefilterNetwork(nn.Module):

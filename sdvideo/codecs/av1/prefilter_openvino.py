@@ -19,7 +19,7 @@ from sdvideo.restoration.openvino_graph import (
     residual_blocks,
 )
 
-from .prefilter import BLOCKS, CHANNELS, SAMPLES
+from .prefilter_engine import BLOCKS, CHANNELS, SAMPLES
 
 
 class OpenvinoPrefilter:
