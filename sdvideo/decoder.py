@@ -59,15 +59,16 @@ def decode(
     device: str = "auto",
     denoise: int = 0,
     denoiser: str | None = None,
+    look: float | str | None = None,
     progress: ProgressCallback = lambda done, total, size, rate: None,
 ) -> DecodeResult:
     """Decode an .sdv file into a video, or a file of one frame into a picture.
 
     destination: .mp4, .mkv, .mov or .y4m, for one frame also .png, .jpg or .webp; "-" is standard output (fragmented
     MP4); by default, and in a folder, the source's name with .decoded.mp4, or .decoded.png for one frame without sound.
-    model, device, denoise, denoiser: see VideoReader. crf, lossless: of the H.264 that the pictures are stored as; a
-    WebP can be lossless, too. overwrite: replace an existing file. progress: see settings.py; called after every frame.
-    Raises the errors of errors.py; if the source was cut short or is damaged, no output file appears.
+    model, device, denoise, denoiser, look: see VideoReader. crf, lossless: of the H.264 that the pictures are stored
+    as; a WebP can be lossless, too. overwrite: replace an existing file. progress: see settings.py; called after every
+    frame. Raises the errors of errors.py; if the source was cut short or is damaged, no output file appears.
 
     tolerant: conceal what is lost of such a source as VideoReader does, keep what is left of the sound, and log one
     warning that says what was lost. Then only a damaged header, or no frame at all, is an error.
@@ -76,7 +77,9 @@ def decode(
     crf = _checked_crf(crf, lossless)
     with ExitStack() as stack:
         video = stack.enter_context(
-            VideoReader(source, model=model, device=device, denoise=denoise, denoiser=denoiser, tolerant=tolerant)
+            VideoReader(
+                source, model=model, device=device, denoise=denoise, denoiser=denoiser, look=look, tolerant=tolerant
+            )
         )
         if not tolerant:
             _require_complete(video, source)

@@ -112,7 +112,7 @@ def _header(
     # On a short clip every byte counts, so only settings that differ from the default are kept, and none that stand
     # elsewhere in the header or do not change the file.
     defaults = {field.name: field.default for field in fields(settings)}
-    elsewhere = {"device", "base", "model", "workers"}
+    elsewhere = {"device", "base", "model", "workers", "look"}
     kept = {k: v for k, v in asdict(settings).items() if k not in elsewhere and v != defaults[k]}
     return Header(
         info=info,
@@ -125,6 +125,8 @@ def _header(
         writer=f"sdvideo {__version__}",
         scale=fields_of_codec.scale,
         restorer=fields_of_codec.restorer,
+        look=fields_of_codec.look,
+        painter=fields_of_codec.painter,
     )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
-from sdvideo.codecs.interface import DENOISE, LATENTS, DecodeOptions, FrameDecoder, LatentDecoder
+from sdvideo.codecs.interface import DENOISE, LATENTS, LOOK, DecodeOptions, FrameDecoder, LatentDecoder
 from sdvideo.codecs.registry import codec_for_header
 from sdvideo.container.recovery import group_damage
 from sdvideo.media.track_files import extract_tracks, recover_tracks
@@ -28,7 +28,7 @@ from sdvideo.runtime.prefetch import prefetch, prefetch_in_turn
 from .container import PREDICTED, CodedFrame, Damage, GroupEntry, Header, Reader
 from .errors import DamagedError, FormatError, SettingError
 from .frames import Frame, Picture, StreamInfo, grey
-from .settings import DENOISE_STEPS, DEVICES, check_choice, whole
+from .settings import DENOISE_STEPS, DEVICES, check_choice, look_of, whole
 
 if TYPE_CHECKING:
     from sdvideo.codecs.interface import ExportSink
@@ -104,7 +104,8 @@ class VideoReader:
     model: the model that the file was made with, a folder or a Hub id; not needed if it comes with this package or is
     in the cache of the Hub. device: "auto", "cpu" or "cuda". denoise: diffusion steps that clean each latent before its
     picture is made, 0 to 66; denoiser: the pipeline they are from, if not the one that the model is part of (see
-    `codecs/latent/denoise.py`).
+    `codecs/latent/denoise.py`). look: how base av1 is painted, "faithful", "natural" or between, 0 to 1; if not given,
+    as the file says.
 
     tolerant: read a damaged file. It has as many frames as it had, at their times. A lost frame shows the last intact
     picture before it, else the first one after it, else grey. A file that was cut short ends with its last whole group.
@@ -122,13 +123,14 @@ class VideoReader:
         device: str = "auto",
         denoise: int = 0,
         denoiser: str | None = None,
+        look: float | str | None = None,
         tolerant: bool = False,
     ):
         if not 0 <= whole("denoise", denoise) <= DENOISE_STEPS:
             raise SettingError(f"denoise is {denoise}; it can be 0 to {DENOISE_STEPS}")
         check_choice("device", device, DEVICES)
         self._path, self._tolerant = os.fspath(path), tolerant
-        self._options = DecodeOptions(model, device, denoise, denoiser)
+        self._options = DecodeOptions(model, device, denoise, denoiser, None if look is None else look_of(look))
         self.lost_tracks: list[str] = []  # in words: what track_files had to leave out
         self._closed = False
         self._open()
@@ -141,6 +143,8 @@ class VideoReader:
             self._codec = self._with_path(codec_for_header, self._reader.header)
             if self._options.denoise and DENOISE not in self.features:
                 raise SettingError(f"{self._path} cannot be denoised: it was not made with a diffusers autoencoder")
+            if self._options.look is not None and LOOK not in self.features:
+                raise SettingError(f"{self._path} has one look only: a look can be chosen with base av1")
             self._decoder = self._codec.decoder(self._reader.header, self._options)
         except BaseException:
             self._reader.close()

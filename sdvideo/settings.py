@@ -20,6 +20,7 @@ SCALES = ("1", "2/3", "1/2")
 QUANTIZERS = ("uniform", "8bit", "palette")
 DEFAULT_MODEL = "embedded"
 DEFAULT_QUALITY = 50.0
+LOOKS = {"faithful": 0.0, "natural": 1.0}
 DENOISE_STEPS = 66  # of the diffusion schedule whose last steps clean latents; Bühlmann's
 
 # Called with: frames done; frames in all, or None; bytes of video so far, 0 where none are made; average frames per
@@ -41,7 +42,8 @@ class EncodeSettings:
     quantizer: how the latents of models other than the embedded one become integers: "uniform" by quality, bitrate or
     size; "8bit" and "palette" have only one quality. workers: groups of base av1 that are prepared at the same time
     while one is coded; the file is the same for any number; 0 takes least memory; if not given, one less than there
-    are cores, at least 1, as far as there is memory for their pictures.
+    are cores, at least 1, as far as there is memory for their pictures. look: how base av1 is painted: "faithful" or 0,
+    close to the source by error, to "natural" or 1, close to how it looks.
 
     Raises SettingError for values outside their ranges. Whether they fit the codec is checked when that is chosen, see
     `codecs/registry.py`.
@@ -58,6 +60,7 @@ class EncodeSettings:
     scale: str | None = None
     quantizer: str = "uniform"
     workers: int | None = None
+    look: float = 0.0
 
     def __post_init__(self) -> None:
         kinds = {"quality": number, "bitrate": number, "size": number, "keyint": whole, "workers": whole}
@@ -67,6 +70,7 @@ class EncodeSettings:
         if not isinstance(self.model, str | os.PathLike) or not os.fspath(self.model):
             raise SettingError(f"model is {self.model!r}; it is a name or a folder")
         object.__setattr__(self, "model", os.fspath(self.model))
+        object.__setattr__(self, "look", look_of(self.look))
         given = [name for name in ("quality", "bitrate", "size") if getattr(self, name) is not None]
         if len(given) > 1:
             raise SettingError(f"{' and '.join(given)} exclude each other: give one")
@@ -99,6 +103,7 @@ class EncodeOptions(TypedDict, total=False):
     scale: str | None
     quantizer: str
     workers: int | None
+    look: float | str
 
 
 def bit_budget(settings: EncodeSettings, info: StreamInfo, total: int | None, overhead: int = 0) -> float | None:
@@ -122,6 +127,17 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises SettingError if the value is not one of the choices."""
     if value not in choices:
         raise SettingError(f"{name} is {value!r}; it can be {', '.join(choices)}")
+
+
+def look_of(value: float | str) -> float:
+    """A name of LOOKS or a number, 0 to 1 -> the number. Raises SettingError for anything else."""
+    if isinstance(value, str):
+        try:
+            value = LOOKS[value] if value in LOOKS else float(value)
+        except ValueError as error:
+            raise SettingError(f"look is {value!r}; it can be {', '.join(LOOKS)} or a number from 0 to 1") from error
+    _within("look", number("look", value), 0, 1)
+    return float(value)
 
 
 def number(name: str, value: Any) -> float:

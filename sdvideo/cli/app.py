@@ -27,6 +27,7 @@ from sdvideo.settings import (
     PRESETS,
     QUANTIZERS,
     EncodeSettings,
+    look_of,
     parse_amount,
 )
 from sdvideo.version import __version__
@@ -86,6 +87,14 @@ Model = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help=f"Where the networks run: {', '.join(DEVICES)}.")]
+Look = Annotated[
+    str | None,
+    typer.Option(
+        metavar="faithful|natural|0..1",
+        help="How base av1 is painted: close to the source by error, close to how it looks, or between. If not given, "
+        "as the file says.",
+    ),
+]
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Overwrite an existing output.")]
 No = Annotated[bool, typer.Option("-n", "--no", help="If the output exists, leave it and exit with 0.")]
 Recursive = Annotated[
@@ -156,6 +165,14 @@ def encode(
         str,
         typer.Option(help=f"How the latents of a --model become integers: {', '.join(QUANTIZERS)}."),
     ] = "uniform",
+    look: Annotated[
+        str,
+        typer.Option(
+            metavar="faithful|natural|0..1",
+            help="How the file asks to be painted (base av1): close to the source by error, or close to how it looks, "
+            "which invents detail. decode --look chooses anew.",
+        ),
+    ] = "faithful",
     device: Device = "auto",
     keyint: Annotated[
         int | None,
@@ -203,6 +220,7 @@ def encode(
         scale=scale,
         quantizer=quantizer,
         workers=workers,
+        look=look_of(look),
     )
     codec_for_settings(settings)  # refuses what does not fit together before any input is read
 
@@ -260,6 +278,7 @@ def decode(
         str | None,
         typer.Option(metavar="NAME|DIR", help="The pipeline whose U-Net does that, if not the one the model is from."),
     ] = None,
+    look: Look = None,
     device: Device = "auto",
     recursive: Recursive = False,
     yes: Yes = False,
@@ -276,6 +295,7 @@ def decode(
     _exclude(preview, "--preview", output == "-", "-o -")
     _exclude(preview, "--preview", denoise is not None, "--denoise")
     _exclude(preview, "--preview", tolerant, "--tolerant")
+    _exclude(preview, "--preview", look is not None, "--look")
     if denoiser is not None and denoise is None:
         raise SettingError("--denoiser does nothing without --denoise N")
 
@@ -296,6 +316,7 @@ def decode(
                 device=device,
                 denoise=denoise or 0,
                 denoiser=denoiser,
+                look=look,
                 progress=progress,
             )
         done = f"{counted(result.frames, 'frame')} in {clock(result.seconds)}"
@@ -333,6 +354,7 @@ def report(
         ),
     ] = False,
     model: Model = None,
+    look: Look = None,
     device: Device = "auto",
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -352,6 +374,7 @@ def report(
             align=align,
             model=model,
             device=device,
+            look=look,
             progress=progress,
         )
     if json is None and csv is None and html is None:

@@ -35,6 +35,7 @@ def facts_of(reader: Reader) -> dict[str, Any]:
         "model": asdict(header.model),
         "base": header.base,
         "coder": header.coder,
+        "look": header.look,
         "settings": header.settings,
         "tracks": [asdict(track) for track in stream.tracks],
         "chapters": len(stream.chapters),

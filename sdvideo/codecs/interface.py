@@ -28,7 +28,8 @@ from sdvideo.settings import EncodeSettings, ProgressCallback
 
 Symbols = TypeVar("Symbols")
 
-LATENTS, EXPORT, DENOISE = "latents", "export", "denoise"  # what only some files can do, see Codec.features
+# What only some files can do, see Codec.features.
+LATENTS, EXPORT, DENOISE, LOOK = "latents", "export", "denoise", "look"
 
 
 class Codec(ABC):
@@ -54,7 +55,7 @@ class Codec(ABC):
         """Raises FormatError if this version cannot decode files with this header."""
 
     def features(self, header: Header) -> frozenset[str]:
-        """Which of LATENTS, EXPORT and DENOISE files with this header offer."""
+        """Which of LATENTS, EXPORT, DENOISE and LOOK files with this header offer."""
         return frozenset()
 
     @abstractmethod
@@ -85,6 +86,8 @@ class HeaderFields:
     latent: dict[str, Any] | None = None
     scale: Fraction = Fraction(1)
     restorer: ModelId | None = None
+    look: float = 0.0
+    painter: ModelId | None = None
 
 
 class EncodedSoFar(Protocol):
@@ -129,13 +132,14 @@ class DecodeOptions:
 
     model: where the model is, a folder or a Hub id, None for the one that the file names. device: "auto", "cpu" or
     "cuda". denoise: diffusion steps that clean each latent, 0 to 66; denoiser: the pipeline they are from, None for
-    the one that the model is part of.
+    the one that the model is part of. look: 0 (faithful) to 1 (natural), None for that of the file.
     """
 
     model: str | None = None
     device: str = "auto"
     denoise: int = 0
     denoiser: str | None = None
+    look: float | None = None
 
 
 class VideoDecoder(Protocol):

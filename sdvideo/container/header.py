@@ -58,6 +58,10 @@ Rules
                 it is not 1, a side of a coded picture is max(2, 2 * round(side * scale / 2)), where halves are rounded
                 to even, and what is specified of the latent and its frames holds for the coded pictures.
     "restorer"  =null: the network, as in "model", that restores coded pictures at full size
+    "look"      =0: a number, 0 to 1: which weights the restoration network has, those of "model" (with base "none" of
+                "restorer") times 1 - look plus those of "painter" times look, in float32. A user MAY choose another
+                look when decoding.
+    "painter"   =null: the other weights, as in "model"; it MUST be an object if "look" is not 0
     "settings"  ={}: an object: encoder settings that differ from their defaults; informative
 
 Rules of the codec
@@ -128,7 +132,8 @@ class Header:
     entropy coder. latent: JSON object with "channels", "block" and keys of the model, or None. settings: JSON object of
     encoder settings, informative. blobs: the format of each track file, "mp4" or "matroska". writer: the program that
     writes the file, informative. scale: sides of the coded pictures divided by those of the video, one of SCALES.
-    restorer: the network that restores coded pictures at full size, or None.
+    restorer: the network that restores coded pictures at full size, or None. look: how much it has of the weights of
+    `painter`, 0 to 1; painter is None if look is 0.
     """
 
     info: StreamInfo
@@ -141,6 +146,8 @@ class Header:
     writer: str = "sdvideo"
     scale: Fraction = Fraction(1)
     restorer: ModelId | None = None
+    look: float = 0.0
+    painter: ModelId | None = None
 
 
 def pack_header(header: Header) -> bytes:
@@ -185,6 +192,7 @@ def unpack_header(text: bytes) -> Header:
         writer=_text(_object(top, "sdv", {}).get("writer", "sdvideo"), "sdv.writer", 256),
         scale=_scale(top),
         restorer=_model(_object(top, "restorer"), "restorer") if top.get("restorer") is not None else None,
+        **_painting(top),
     )
 
 
@@ -216,6 +224,8 @@ def _to_json(header: Header) -> dict[str, Any]:
         "latent": header.latent,
         "scale": _pair(header.scale) if header.scale != 1 else None,
         "restorer": header.restorer and asdict(header.restorer),
+        "look": header.look or None,
+        "painter": header.painter and asdict(header.painter),
         "settings": header.settings or None,
     }
     return {key: value for key, value in top.items() if value is not None}
@@ -354,6 +364,16 @@ def _metadata(value: dict[str, Any]) -> dict[str, str]:
         _text(key, "a metadata key", MAX_KEY)
         _text(text, "metadata[]", MAX_TEXT)
     return value
+
+
+def _painting(top: dict[str, Any]) -> dict[str, Any]:
+    look = top.get("look", 0)
+    if isinstance(look, bool) or not isinstance(look, int | float) or not 0 <= look <= 1:
+        raise FormatError(f"header: look is {look!r:.40}, must be a number from 0 to 1")
+    painter = _model(_object(top, "painter"), "painter") if top.get("painter") is not None else None
+    if look and painter is None:
+        raise FormatError("header: look is not 0, and there is no painter")
+    return {"look": float(look), "painter": painter}
 
 
 def _model(value: dict[str, Any], key: str) -> ModelId:

@@ -119,6 +119,7 @@ class Source:
             self._time_base = time_base(self._video)
             self._decoded = self._decode()
             self._first = self._first_frame()
+            self._pixel_shape = self._video.codec_context.sample_aspect_ratio or Fraction(1)
             self._begin = self._find_begin()
             folder = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="sdvideo-"))
             self._writer = TrackWriter(self._streams.sides, Path(folder), self._begin)
@@ -170,12 +171,15 @@ class Source:
         self._exhausted = True
 
     def _watched(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-        """The frames; names captions that are hidden in them."""
+        """The frames; names what changes in them, or is hidden in them, and is not kept."""
         captions = SideDataReader("A53_CC") if self._video.codec_context.name in _CAPTIONED else None
         for frame in frames:
             if captions is not None and captions.read(frame) is not None:
                 lost("closed captions inside the pictures (CEA-608, CEA-708) are left out; extract them to keep them")
                 captions = None
+            shape = self._video.codec_context.sample_aspect_ratio or Fraction(1)
+            if shape != self._pixel_shape:
+                self._tell("the aspect ratio of the pixels changes in mid-stream: all are shown with that of the first")
             yield frame
 
     def track_files(self) -> list[Path]:

@@ -26,6 +26,7 @@ from sdvideo.media.scaling import scaled
 from sdvideo.media.source import open_source
 from sdvideo.reader import VideoReader
 from sdvideo.runtime.prefetch import prefetch
+from sdvideo.runtime.standard_streams import valid_text
 
 # Frame rates that differ by a smaller share, or by what so many frames more or less make, count as equal: they are
 # averages over a file, in which the duration of the last frame may be missing.
@@ -75,8 +76,13 @@ class ComparedVideo(ABC):
         self.close()
 
 
-def open_video(path: str | os.PathLike[str], model: str | None = None, device: str = "auto") -> ComparedVideo:
-    """Open an .sdv file or any other video, animation or picture. model, device: for an .sdv, see VideoReader.
+def open_video(
+    path: str | os.PathLike[str],
+    model: str | None = None,
+    device: str = "auto",
+    look: float | str | None = None,
+) -> ComparedVideo:
+    """Open an .sdv file or any other video, animation or picture. model, device, look: of an .sdv, see VideoReader.
 
     Raises SourceError if it cannot be read, DamagedError for an .sdv that was cut short.
     """
@@ -85,15 +91,15 @@ def open_video(path: str | os.PathLike[str], model: str | None = None, device: s
         ours = is_sdv(path)
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}") from error
-    return _SdvVideo(path, model, device) if ours else _MediaVideo(path)
+    return _SdvVideo(path, model, device, look) if ours else _MediaVideo(path)
 
 
 class _SdvVideo(ComparedVideo):
     """An .sdv file."""
 
-    def __init__(self, path: str, model: str | None, device: str):
-        self.name = path
-        self._video = VideoReader(path, model=model, device=device)
+    def __init__(self, path: str, model: str | None, device: str, look: float | str | None):
+        self.name = valid_text(path)
+        self._video = VideoReader(path, model=model, device=device, look=look)
         self.info, self.total = self._video.info, len(self._video)
         self.video_bytes = self._video.video_bytes
         if not self._video.complete or not self.total:
@@ -117,7 +123,7 @@ class _MediaVideo(ComparedVideo):
     """A file that FFmpeg or Pillow reads."""
 
     def __init__(self, path: str):
-        self.name = path
+        self.name, self._path = valid_text(path), path
         self._source, self._started = open_source(path), False
         self.info, self.total = self._source.info, self._source.count_frames()
         self._packets = self._source.packets()
@@ -126,7 +132,7 @@ class _MediaVideo(ComparedVideo):
     def frames(self) -> Iterator[SizedFrame]:
         if self._started:  # a source gives its frames once
             self._source.close()
-            self._source = open_source(self.name)
+            self._source = open_source(self._path)
         self._started = True
         for frame in self._source.frames():
             yield SizedFrame(frame, *self._packets.get(frame.pts, (0, False)))

@@ -131,15 +131,16 @@ def report(
     align: bool = False,
     model: str | None = None,
     device: str = "auto",
+    look: float | str | None = None,
     progress: ProgressCallback = lambda done, total, size, rate: None,
 ) -> Report:
     """Compare a video with its source.
 
     reference, distorted: any video or .sdv file, of the same size, frame rate and number of frames. align: accept
     videos that differ in these; frames are paired by time, and pictures are scaled to the size of the reference. json,
-    csv, html: files to write the result to, replaced if they exist; "-" is standard output. model, device: for an .sdv,
-    see VideoReader. progress: see settings.py; called after every frame. VMAF and XPSNR are measured if the extra
-    sdvideo[vmaf] is installed. Raises the errors of errors.py.
+    csv, html: files to write the result to, replaced if they exist; "-" is standard output. model, device, look: for
+    an .sdv, see VideoReader. progress: see settings.py; called after every frame. VMAF and XPSNR are measured if the
+    extra sdvideo[vmaf] is installed. Raises the errors of errors.py.
     """
     targets = [os.fspath(target) for target in (json, csv, html) if target is not None]
     if twice := next((target for target in targets if targets.count(target) > 1), None):
@@ -147,7 +148,7 @@ def report(
     for target in set(targets) - {"-"}:
         for source in (reference, distorted):
             check_output(Path(target), source, overwrite=True)
-    with open_video(reference, model, device) as original, open_video(distorted, model, device) as decoded:
+    with open_video(reference, model, device, look) as original, open_video(distorted, model, device, look) as decoded:
         result = _compare(original, decoded, align, progress)
         for output, write in ((json, result.write_json), (csv, result.write_csv)):
             if output is not None:

@@ -1,4 +1,7 @@
-"""The restoration network that comes with the package: its identity, which files name, and the engine that runs it.
+"""The restoration network that comes with the package: its identities, which files name, and the engine that runs it.
+
+There are two sets of weights for the one network: "restore" is faithful, "natural" is trained for how pictures look. A
+look between them, 0 to 1, has weights between theirs: "natural" was trained from "restore" on, so they mix.
 
     OpenVINO     on the CPU, where it is installed (the extra "fast"): imports no torch, so decoding starts sooner
     PyTorch      elsewhere, and on CUDA
@@ -11,45 +14,69 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 from safetensors import safe_open
 
 from sdvideo.container.header import ModelId
 from sdvideo.errors import ModelError
 from sdvideo.runtime.device import choose_device, needs_torch
-from sdvideo.weights import RESTORATION
+from sdvideo.weights import NATURAL, RESTORATION, read_weights
 
 from .engine import Engine
 from .restorer import Restorer
 
 
-@lru_cache(maxsize=1)
 def restorer_id() -> ModelId:
-    """Name, revision and SHA-256 of the network. Imports no torch."""
-    with safe_open(RESTORATION, "np") as file:
+    """Name, revision and SHA-256 of the faithful weights. Imports no torch."""
+    return _identity("restore", RESTORATION)
+
+
+def painter_id() -> ModelId:
+    """Name, revision and SHA-256 of the natural weights. Imports no torch."""
+    return _identity("natural", NATURAL)
+
+
+@lru_cache(maxsize=2)
+def _identity(name: str, path: Path) -> ModelId:
+    with safe_open(path, "np") as file:
         revision = (file.metadata() or {}).get("revision", "")
-    return ModelId("restore", revision, hashlib.sha256(RESTORATION.read_bytes()).hexdigest())
+    return ModelId(name, revision, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def load_restorer(*, device: str = "auto", expected: ModelId | None = None) -> Restorer:
-    """The network, ready to run. expected: what a file was made with. Raises ModelError if its weights are others."""
-    if expected is not None:
-        expected.require_same(restorer_id())
-    return Restorer(_load_engine(RESTORATION, device))
+def load_restorer(*, device: str = "auto", expected: Sequence[ModelId] = (), look: float = 0.0) -> Restorer:
+    """The network, ready to run. look: 0 (faithful) to 1 (natural).
+
+    expected: the weights that a file was made with. Raises ModelError if they are not those of this package.
+    """
+    found = {one.name: one for one in (restorer_id(), painter_id())}
+    for one in expected:
+        one.require_same(found.get(one.name, restorer_id()))
+    return Restorer(_load_engine(mixed_weights(look), device))
 
 
-def _load_engine(path: Path, device: str) -> Engine:
-    """The engine for a device, "auto", "cpu" or "cuda". path: weights, safetensors. Raises ModelError."""
+def mixed_weights(look: float) -> dict[str, np.ndarray]:
+    """The weights for a look, 0 to 1, float32 by name."""
+    faithful = read_weights(RESTORATION)
+    if not look:
+        return faithful
+    natural = read_weights(NATURAL)
+    return {name: np.float32(1 - look) * value + np.float32(look) * natural[name] for name, value in faithful.items()}
+
+
+def _load_engine(weights: dict[str, np.ndarray], device: str) -> Engine:
+    """The engine for a device, "auto", "cpu" or "cuda". weights: float32, by name. Raises ModelError."""
     if runs_openvino(device):
         from .openvino_engine import OpenvinoEngine
 
-        return OpenvinoEngine(path)
+        return OpenvinoEngine(weights)
     from .torch_engine import TorchEngine
 
-    return TorchEngine(path, choose_device(device))
+    return TorchEngine(weights, choose_device(device))
 
 
 def runs_openvino(device: str) -> bool:

@@ -16,9 +16,9 @@ The attribute names of the layers are the keys of the weight files, so they stay
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections.abc import Mapping
 
-import safetensors.torch
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -141,14 +141,14 @@ def dct_basis(size: int) -> torch.Tensor:
     return torch.kron(cosines, cosines) * strength.reshape(-1, 1)
 
 
-def load_network(network: nn.Module, path: Path, device: str) -> nn.Module:
-    """Put weights (safetensors) into a network of residual blocks and prepare it for inference.
+def load_network(network: nn.Module, weights: Mapping[str, np.ndarray], device: str) -> nn.Module:
+    """Put weights into a network of residual blocks and prepare it for inference.
 
     device: "cpu" or "cuda". Runs in bfloat16 where the hardware multiplies it; elsewhere float32 is faster.
     """
     from sdvideo.runtime.device import has_bfloat16
 
-    network.load_state_dict({name: value.float() for name, value in safetensors.torch.load_file(path).items()})
+    network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
     dtype = torch.bfloat16 if device == "cuda" or has_bfloat16() else torch.float32
     network = network.eval().to(device, dtype, memory_format=torch.channels_last)
     if device == "cpu" and _can_fuse(network.blocks[0], dtype):

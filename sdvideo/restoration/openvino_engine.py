@@ -5,12 +5,9 @@ upscaled, warped, warp error (uint8) -> network of `network.py` -> restored squa
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import openvino as ov
 from openvino import opset13 as op
-from safetensors.numpy import load_file
 
 from .engine import BLOCKS, CHANNELS
 from .openvino_graph import CompiledGraph, Weights, convolution, first_bias, output, pixels, residual_blocks
@@ -18,10 +15,10 @@ from .patches import SAMPLES, WARP_ERRORS
 
 
 class OpenvinoEngine:
-    """An Engine, see `engine.py`. path: weights, safetensors."""
+    """An Engine, see `engine.py`. weights: float32, by name."""
 
-    def __init__(self, path: Path):
-        self._weights = {name: value.astype(np.float32) for name, value in load_file(path).items()}
+    def __init__(self, weights: Weights):
+        self._weights = weights
         self._graph = CompiledGraph(lambda rows, columns: _graph(self._weights, rows, columns))
 
     def restore(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -16,11 +15,11 @@ _MAX_SQUARES = 80_000  # of one pass of the network; a square takes about 1 kB o
 
 
 class TorchEngine:
-    """An Engine, see `engine.py`. path: weights, safetensors; device: "cpu" or "cuda"."""
+    """An Engine, see `engine.py`. weights: float32, by name; device: "cpu" or "cuda"."""
 
-    def __init__(self, path: Path, device: str):
+    def __init__(self, weights: Mapping[str, np.ndarray], device: str):
         self._device = device
-        self._network = load_network(RestorationNetwork(), path, device)
+        self._network = load_network(RestorationNetwork(), weights, device)
 
     @torch.inference_mode()
     def restore(

@@ -307,3 +307,16 @@ def test_sound_that_changes_its_layout_is_named(tmp_path: Path, said) -> None:
     sdvideo.decode(tmp_path / "a.sdv", tmp_path / "a.mp4")
     with av.open(str(tmp_path / "a.mp4")) as container:
         assert {frame.layout.name for frame in container.decode(audio=0)} == {"mono"}
+
+
+def test_another_pixel_aspect_ratio_is_named(tmp_path: Path, said) -> None:
+    parts = []
+    for shape in ("16/15", "64/45"):
+        part = tmp_path / f"{shape[:2]}.ts"
+        ffmpeg(*pattern(0.5), "-vf", f"setsar={shape}", *X264, part)
+        parts.append(part.read_bytes())
+    path = tmp_path / "both.ts"
+    path.write_bytes(b"".join(parts))
+    source, frames = read(path)
+    assert source.info.sar == Fraction(16, 15) and len(frames) == 10
+    assert sum("aspect ratio of the pixels changes" in line for line in said()) == 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gc
 import json
+import os
 import re
 import subprocess
 import sys
@@ -359,3 +360,13 @@ def test_a_frame_that_is_missing_is_told(clips, tmp_path, caplog):
     caplog.clear()
     sdvideo.report(source, source)
     assert not caplog.text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux only")
+def test_names_that_are_no_text(clips, tmp_path):
+    source = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4")
+    os.link(clips["silent"].path, source)
+    for name in ("json", "csv", "html"):
+        sdvideo.report(source, source, **{name: tmp_path / f"a.{name}"})
+        assert (tmp_path / f"a.{name}").read_text("utf-8")
+    assert "caf\ufffd.mp4" in (tmp_path / "a.json").read_text("utf-8")

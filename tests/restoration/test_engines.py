@@ -17,7 +17,7 @@ from conftest import Clips, needs
 import sdvideo
 from sdvideo.restoration.engine import conditioning
 from sdvideo.restoration.torch_engine import TorchEngine
-from sdvideo.weights import RESTORATION
+from sdvideo.weights import RESTORATION, read_weights
 
 Squares = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -42,8 +42,8 @@ def squares(rows: int, columns: int, seed: int = 0) -> Squares:
 @pytest.mark.parametrize("setting", [conditioning(20, 1), conditioning(45, 2 / 3), conditioning(63, 0.5)])
 def test_engines_agree(openvino_engine, setting: tuple[float, float]) -> None:
     picture = squares(40, 56)
-    ours = openvino_engine.OpenvinoEngine(RESTORATION).restore(*picture, setting)
-    theirs = TorchEngine(RESTORATION, "cpu").restore(*picture, setting)
+    ours = openvino_engine.OpenvinoEngine(read_weights(RESTORATION)).restore(*picture, setting)
+    theirs = TorchEngine(read_weights(RESTORATION), "cpu").restore(*picture, setting)
     assert not np.array_equal(ours, picture[0])  # the network does something
     apart = np.abs(ours.astype(int) - theirs)
     assert apart.max() <= 2 and (apart > 0).mean() < 0.1
@@ -51,7 +51,7 @@ def test_engines_agree(openvino_engine, setting: tuple[float, float]) -> None:
 
 def test_parts_are_as_in_the_whole_picture(openvino_engine) -> None:
     engine, (upscaled, warped, warp_error), setting = (
-        openvino_engine.OpenvinoEngine(RESTORATION),
+        openvino_engine.OpenvinoEngine(read_weights(RESTORATION)),
         squares(40, 56),
         (0, 1),
     )
@@ -65,7 +65,7 @@ def test_parts_are_as_in_the_whole_picture(openvino_engine) -> None:
 
 
 def test_threads_may_share_an_engine(openvino_engine) -> None:
-    engine, setting = openvino_engine.OpenvinoEngine(RESTORATION), conditioning(45, 0.5)
+    engine, setting = openvino_engine.OpenvinoEngine(read_weights(RESTORATION)), conditioning(45, 0.5)
     pictures = [squares(20 + seed, 24, seed) for seed in range(6)]
     alone = [engine.restore(*picture, setting) for picture in pictures]
     with ThreadPoolExecutor(4) as threads:
@@ -80,8 +80,8 @@ def test_signals_arrive_after_an_engine_was_freed_in_another_thread(openvino_eng
         "import numpy as np\n"
         "from sdvideo.restoration.engine import conditioning\n"
         "from sdvideo.restoration.openvino_engine import OpenvinoEngine\n"
-        "from sdvideo.weights import RESTORATION\n"
-        "holder = [OpenvinoEngine(RESTORATION)]\n"
+        "from sdvideo.weights import RESTORATION, read_weights\n"
+        "holder = [OpenvinoEngine(read_weights(RESTORATION))]\n"
         "squares = np.zeros((16, 16, 24), np.uint8)\n"
         "holder[0].restore(squares, squares, squares[..., :4].copy(), conditioning(45, 0.5))\n"
         "thread = threading.Thread(target=lambda: (holder.clear(), gc.collect()))\n"

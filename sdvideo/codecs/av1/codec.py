@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdvideo.codecs.interface import EXPORT, Codec, DecodeOptions
+from sdvideo.codecs.interface import EXPORT, LOOK, Codec, DecodeOptions
 from sdvideo.container.group import CodedFrame
 from sdvideo.container.header import Header
 from sdvideo.errors import FormatError, SettingError
@@ -46,7 +46,7 @@ class Av1Codec(Codec):
             raise FormatError(f"header: scale is {header.scale}, must be 1 with base av1: each group has its own")
 
     def features(self, header: Header) -> frozenset[str]:
-        return frozenset({EXPORT})
+        return frozenset({EXPORT, LOOK})
 
     def decoder(self, header: Header, options: DecodeOptions) -> Decoder:
         from .decoder import Decoder

@@ -25,11 +25,15 @@ class Decoder:
     concurrent = True
 
     def __init__(self, header: Header, options: DecodeOptions):
-        self._header, self._device = header, options.device
+        self._header, self._options = header, options
 
     @cached_property
     def _restorer(self) -> Restorer:
-        return load_restorer(device=self._device, expected=self._header.model)
+        header, chosen = self._header, self._options.look
+        expected = [header.model] if header.painter is None or chosen is not None else [header.model, header.painter]
+        return load_restorer(
+            device=self._options.device, expected=expected, look=header.look if chosen is None else chosen
+        )
 
     def frame_decoder(self) -> Av1FrameDecoder:
         return Av1FrameDecoder(self._restorer, self._header.info.width, self._header.info.height)

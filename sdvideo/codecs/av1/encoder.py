@@ -18,7 +18,7 @@ from sdvideo.container.group import KEY, CodedFrame, Group
 from sdvideo.frames import Frame, Picture, StreamInfo
 from sdvideo.media.scaling import scaled
 from sdvideo.motion.scene_cuts import split_into_groups
-from sdvideo.restoration.loading import restorer_id
+from sdvideo.restoration.loading import painter_id, restorer_id
 from sdvideo.runtime.device import usable_cores
 from sdvideo.runtime.executor import map_ahead
 from sdvideo.runtime.malloc import trim_heap
@@ -112,7 +112,9 @@ class Encoder:
     def __init__(self, info: StreamInfo, settings: EncodeSettings):
         self._info, self._settings = info, settings
         self._keyint = settings.keyint or min(_KEYINT, max(1, _GROUP_BYTES // _picture_bytes(info)))
-        self.fields = HeaderFields(restorer_id(), "av1")  # each group has a scale of its own
+        painter = painter_id() if settings.look else None
+        # Each group has a scale of its own.
+        self.fields = HeaderFields(restorer_id(), "av1", look=settings.look, painter=painter)
 
     def groups(
         self,

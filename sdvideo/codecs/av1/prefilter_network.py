@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from sdvideo.restoration.network import ResidualBlock, dct_basis, load_network
+from sdvideo.weights import read_weights
 
 from .prefilter_engine import BLOCKS, CHANNELS, SAMPLES, SQUARE
 
@@ -48,7 +49,7 @@ class TorchPrefilter:
 
     def __init__(self, path: Path, device: str):
         self._device = device
-        self._network = load_network(PrefilterNetwork(), path, device)
+        self._network = load_network(PrefilterNetwork(), read_weights(path), device)
 
     @torch.inference_mode()
     def change(self, luma: np.ndarray, setting: tuple[float, float]) -> np.ndarray:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import openvino as ov
 from openvino import opset13 as op
-from safetensors.numpy import load_file
 
 from sdvideo.restoration.openvino_graph import (
     CompiledGraph,
@@ -18,6 +17,7 @@ from sdvideo.restoration.openvino_graph import (
     pixels,
     residual_blocks,
 )
+from sdvideo.weights import read_weights
 
 from .prefilter_engine import BLOCKS, CHANNELS, SAMPLES
 
@@ -26,7 +26,7 @@ class OpenvinoPrefilter:
     """A PrefilterEngine, see `prefilter.py`. path: weights, safetensors."""
 
     def __init__(self, path: Path):
-        self._weights = {name: value.astype(np.float32) for name, value in load_file(path).items()}
+        self._weights = read_weights(path)
         self._graph = CompiledGraph(lambda rows, columns: _graph(self._weights, rows, columns))
 
     def change(self, luma: np.ndarray, setting: tuple[float, float]) -> np.ndarray:

@@ -27,6 +27,8 @@ class LatentCodec(Codec):
     def check_settings(self, settings: EncodeSettings) -> None:
         if settings.quantizer != "uniform" and settings.model == DEFAULT_MODEL:
             raise SettingError(f"quantizer {settings.quantizer} is for latents of diffusers models: give one as model")
+        if settings.look:
+            raise SettingError("base none has one look only: look natural needs base av1")
 
     def encoder(self, info: StreamInfo, settings: EncodeSettings, total: int | None) -> Encoder:
         from .encoder import Encoder

@@ -60,7 +60,8 @@ class Decoder:
 
     @cached_property
     def _restorer(self) -> Restorer:
-        return load_restorer(device=self._options.device, expected=self._header.restorer)
+        assert self._header.restorer is not None
+        return load_restorer(device=self._options.device, expected=[self._header.restorer])
 
     def frame_decoder(self) -> FrameDecoder | SmallFrameDecoder:
         info, scale = self._header.info, self._header.scale
