@@ -13,6 +13,7 @@ libraries make the same bytes:
     python scripts/make_samples.py [OUT.mp4]
 """
 
+import argparse
 import sys
 from fractions import Fraction
 from importlib.util import find_spec
@@ -301,4 +302,7 @@ def write(path):
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "samples" / "walk.mp4")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = Path(__file__).parents[1] / "samples" / "walk.mp4"
+    parser.add_argument("target", nargs="?", type=Path, default=default, help="samples/walk.mp4 if not given")
+    write(parser.parse_args().target)

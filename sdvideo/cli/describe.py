@@ -61,6 +61,8 @@ def describe_file(facts: dict[str, Any]) -> Iterator[str]:
     if icc := facts["colour"]["icc_bytes"]:
         yield f"colour    an ICC profile of {icc:,} bytes"
     yield f"model     {' '.join((model['name'], model['revision'])).strip()}, sha256 {model['sha256'][:12]}"
+    if look := facts["look"]:
+        yield f"look      {look:g}: 0 is faithful, 1 is natural"
     for track in facts["tracks"]:
         yield f"track     {' '.join((track['kind'], track['codec'], track['language'])).strip()}"
     settings = ", ".join(f"{name} {value}" for name, value in facts["settings"].items())

@@ -15,6 +15,8 @@ from sdvideo.runtime.signals import ends_soon
 
 log = logging.getLogger("sdvideo")
 
+_PACKAGES = ("torch", "diffusers", "constriction", "huggingface_hub")  # of base none and other latent models
+
 
 @contextmanager
 def reported_errors(interrupted: str = "interrupted") -> Iterator[None]:
@@ -42,6 +44,8 @@ def message(error: BaseException) -> str:
     """An error in one line."""
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "not enough memory" in str(error):
         return "out of memory; a smaller video, --device cpu or a lighter model may fit"
+    if isinstance(error, ModuleNotFoundError) and error.name in _PACKAGES:
+        return f"this needs the package {error.name}, which the light installation leaves out: pip install sdvideo"
     text = (
         str(error) if isinstance(error, SdvError) else f"{type(error).__name__}: {error} (SDVIDEO_DEBUG=1 shows where)"
     )

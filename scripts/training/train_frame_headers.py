@@ -1,6 +1,6 @@
 """Makes the tables for AV1's frame headers, weights/plans.bin and weights/priors.bin.
 
-    python scripts/training/train_heads.py FOLDER [FOLDER ...]
+    python scripts/training/train_frame_headers.py FOLDER [FOLDER ...]
 
 `sdvideo/codecs/av1/header_compression.py` says how they are used. plans.bin holds the beginning of each OBU of a group,
 as far as it does not depend on the content of the pictures. It depends on the number of pictures, the preset, the

@@ -1,7 +1,7 @@
 """Measures what AV1's tools for screen content save on videos detected as such, see
 sdvideo/codecs/av1/screen_content.py.
 
-    python scripts/training/drawn_gain.py FOLDER [FOLDER ...]
+    python scripts/training/screen_content_gain.py FOLDER [FOLDER ...]
 
 Every video in the folders is examined by at most --frames pictures from its middle. Screen content is coded as one
 group at full size, at three CRFs, with the tools and without. Printed for each video, and as a median: the difference
