@@ -37,7 +37,7 @@ ENVIRONMENT = {
 }
 INFO_KEYS = [
     "schema", "type", "path", "bytes", "complete", "width", "height", "frames_per_second", "frames",
-    "seconds", "groups", "video_bytes", "kbit_per_second", "model", "base", "coder", "settings",
+    "seconds", "groups", "video_bytes", "kbit_per_second", "model", "base", "coder", "look", "settings",
     "tracks", "chapters", "colour", "sample_aspect_ratio", "rotation", "metadata", "writer",
 ]  # fmt: skip
 MEASURES = [
