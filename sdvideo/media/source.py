@@ -130,6 +130,7 @@ class Source:
                     self._writer.write(packet)
                 self._pending = None
             self._orientation = colour.read_orientation(self._first)
+            self._margins = self._checked_margins()
             self.info = self._describe()
         except av.FFmpegError as exc:
             self.close()
@@ -160,7 +161,7 @@ class Source:
         clock, alike, end = PictureClock(self.info, self._begin), AlikePictures(self._first), 0
         for frame in self._watched(chain((self._first,), self._decoded)):
             try:
-                picture = self._orientation.apply(colour.cropped(alike.picture(frame), self._streams.header.margins))
+                picture = self._orientation.apply(colour.cropped(alike.picture(frame), self._margins))
             except av.FFmpegError as exc:
                 raise SourceError(f"{self._name}: {frame.format.name} pictures: {reason(exc)}") from exc
             pts, duration = clock.pts(frame), frame.duration or 0
@@ -174,7 +175,7 @@ class Source:
         """The frames; names what changes in them, or is hidden in them, and is not kept."""
         captions = SideDataReader("A53_CC") if self._video.codec_context.name in _CAPTIONED else None
         for frame in frames:
-            if captions is not None and captions.read(frame) is not None:
+            if captions is not None and _has(captions, frame):
                 lost("closed captions inside the pictures (CEA-608, CEA-708) are left out; extract them to keep them")
                 captions = None
             shape = self._video.codec_context.sample_aspect_ratio or Fraction(1)
@@ -249,7 +250,7 @@ class Source:
         return frame
 
     def _describe(self) -> StreamInfo:
-        left, top, right, bottom = self._streams.header.margins
+        left, top, right, bottom = self._margins
         width, height = self._first.width - left - right, self._first.height - top - bottom
         sar = self._streams.header.sar or self._video.sample_aspect_ratio or Fraction(1)
         if self._orientation.swap:
@@ -284,6 +285,12 @@ class Source:
         if long := [key for key, value in said.items() if len(key) > MAX_KEY or len(value) > MAX_TEXT]:
             lost("metadata is left out because it is too long: %s", ", ".join(f"{key:.40}" for key in long))
         return {key: value for key, value in said.items() if key not in long}
+
+    def _checked_margins(self) -> tuple[int, int, int, int]:
+        """The margins to cut off; none if they do not lie inside the picture."""
+        left, top, right, bottom = margins = self._streams.header.margins
+        inside = min(margins) >= 0 and left + right < self._first.width and top + bottom < self._first.height
+        return margins if inside else (0, 0, 0, 0)
 
     def _rate(self) -> Fraction | None:
         rate = self._video.average_rate or self._video.guessed_rate or None
@@ -416,6 +423,14 @@ class Source:
                 f"the clock jumps {clock.jumps} time{'s' if clock.jumps > 1 else ''}, as in joined recordings: their "
                 "parts follow each other without a gap"
             )
+
+
+def _has(reader: SideDataReader, frame: av.VideoFrame) -> bool:
+    """Whether a frame has side data of a kind; none is found in pixel formats that FFmpeg's filters do not read."""
+    try:
+        return reader.read(frame) is not None
+    except av.FFmpegError:
+        return False
 
 
 def _start(stream: Stream) -> Fraction | None:

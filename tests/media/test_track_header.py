@@ -57,6 +57,15 @@ def test_a_clean_aperture_is_cut_out(plain: Path, tmp_path: Path, right: int, do
         assert (video.info.width, video.info.height) == (96, 64)
 
 
+@pytest.mark.parametrize(
+    "aperture", [clap(200, 64), clap(96, 64, 60, 0), clap(0, 0), box(b"clap", bytes(32)), box(b"clap", b"")]
+)
+def test_an_aperture_outside_the_picture_cuts_nothing(plain: Path, tmp_path: Path, aperture: bytes) -> None:
+    with_boxes(plain, tmp_path / "odd.mp4", aperture)
+    source, frames = read(tmp_path / "odd.mp4")
+    assert (source.info.width, source.info.height, frames[0].picture.width) == (112, 80, 112)
+
+
 def ebml(kind: int, contents: bytes) -> bytes:
     return kind.to_bytes(2, "big") + (0x80 | len(contents)).to_bytes(1, "big") + contents
 

@@ -110,3 +110,17 @@ def test_decoding_and_reporting_work_without_torch(openvino_engine, clips: Clips
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ)
     assert ran.returncode == 0, ran.stderr
     assert (tmp_path / "b.sdv").read_bytes() == path.read_bytes()
+
+
+def test_what_needs_torch_says_so_where_it_is_missing(clips: Clips, tmp_path: Path) -> None:
+    arguments = ["sdvideo", "encode", str(clips["silent"].path), "-o", str(tmp_path / "a.sdv"), "--base", "none"]
+    script = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(('torch', 'diffusers', 'constriction', 'huggingface_hub')))\n"
+        f"sys.argv = {arguments!r}\n"
+        "from sdvideo.cli.app import main\n"
+        "main()\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ)
+    lines = ran.stderr.splitlines()
+    assert ran.returncode == 1 and len(lines) == 1 and "which the light installation leaves out" in lines[0], ran.stderr
