@@ -8,6 +8,7 @@ Times are in ticks of their stream, unless seconds are named.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from fractions import Fraction
 
@@ -21,6 +22,7 @@ from .tracks import Packet, ticks
 # Seconds by which a time of decoding, or of showing, may lie behind the end of the stream's previous packet without a
 # jump; and any time ahead of all streams.
 _BACK, _BACK_SHOWN, _AHEAD = Fraction(1, 10), Fraction(1, 2), Fraction(10)
+_MOST_DELAYED = 4  # pictures by which decoding may run ahead of showing
 _JUMP = 1  # second; pictures whose times go back by more belong to another recording
 
 
@@ -89,13 +91,13 @@ class DecodingTimes:
         """Note a packet that the decoder takes; returns what it is to take.
 
         Where the times are wrong, an edit list that cuts off the delay of the decoder hides the first packets: such are
-        shown, and the first picture comes when the list begins.
+        shown, and the first picture comes when the list begins. A list that hides more has trimmed the video.
         """
         if not self._acts or not packet.size:
             return packet
         self._sent += 1
         self._acts = self._reads_dts or packet.pts == packet.dts
-        if packet.is_discard and self._acts and self._reorders and (packet.dts or 0) < 0:
+        if packet.is_discard and self._acts and self._reorders and _hidden(packet) <= _MOST_DELAYED:
             packet = _shown(packet)
         if packet.dts is not None and not packet.is_discard:
             heapq.heappush(self._waiting, packet.dts)
@@ -131,6 +133,11 @@ class DecodingTimes:
                 lost("the times of the pictures are those of their decoding: they are put in order")
             frame.pts = timed
         return frame
+
+
+def _hidden(packet: Packet) -> float:
+    """How many pictures an edit list hides from this packet on, before time zero."""
+    return -(packet.dts or 0) / packet.duration if packet.duration else math.inf
 
 
 def _shown(packet: Packet) -> Packet:

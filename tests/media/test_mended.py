@@ -320,3 +320,13 @@ def test_another_pixel_aspect_ratio_is_named(tmp_path: Path, said) -> None:
     source, frames = read(path)
     assert source.info.sar == Fraction(16, 15) and len(frames) == 10
     assert sum("aspect ratio of the pixels changes" in line for line in said()) == 1
+
+
+def test_what_is_trimmed_stays_hidden_where_times_are_wrong(tmp_path: Path) -> None:
+    """A trimmed MP4 whose times of showing are lost as well: more is hidden than the delay of a decoder."""
+    ffmpeg(*pattern(8, "160x120"), *X264, "-g", 100, "-bf", 2, tmp_path / "long.mp4")
+    ffmpeg("-ss", 5, "-i", tmp_path / "long.mp4", "-c", "copy", tmp_path / "trimmed.mp4")
+    data = (tmp_path / "trimmed.mp4").read_bytes()
+    (tmp_path / "wrong.mp4").write_bytes(data.replace(b"ctts", b"free"))
+    source, frames = read(tmp_path / "wrong.mp4")
+    assert len(frames) <= 32 and min(seconds_of(source, frames)) >= 0
